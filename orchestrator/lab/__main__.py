@@ -1,0 +1,77 @@
+"""`python -m orchestrator.lab`: the lab by itself, without a site's spec."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.errors import HalliganError
+from orchestrator.lab import Lab, LabNode, NodeStatus, connection, down, status, up
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.lab", description=__doc__)
+    parser.add_argument("action", choices=("up", "down", "status", "ssh-config"))
+    parser.add_argument("--site", required=True, help="name of the lab: a-z, 0-9 and '-'")
+    parser.add_argument("--cidr", default="10.77.0.0/24", help="the lab's network (default: %(default)s)")
+    parser.add_argument("--gateway", help="the lab's own address in it (default: the first one)")
+    parser.add_argument("--node", action="append", default=[], metavar="NAME=ADDRESS", help="may be repeated")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="folder for the key and known_hosts")
+    return parser
+
+
+def _lab(words: argparse.Namespace) -> Lab:
+    pairs = (text.partition("=") for text in words.node)
+    return Lab(
+        site=words.site,
+        cidr=words.cidr,
+        gateway=words.gateway or str(ipaddress.IPv4Network(words.cidr)[1]),
+        nodes=tuple(LabNode(name=name, address=address) for name, _, address in pairs),
+        state_dir=words.state,
+    )
+
+
+def _ssh_config(lab: Lab) -> str:
+    """A file for `ssh -F`: every node under its name."""
+    how = connection(lab)
+    blocks = [
+        f"Host {node.name}\n  HostName {node.address}\n  User {how.user}\n  IdentityFile {how.private_key}\n"
+        f"  IdentitiesOnly yes\n  UserKnownHostsFile {how.known_hosts}\n  StrictHostKeyChecking yes\n"
+        f"  ProxyCommand {how.proxy_command}\n"
+        for node in lab.nodes
+    ]
+    return "\n".join(blocks)
+
+
+def _table(found: Sequence[NodeStatus]) -> str:
+    return "".join(f"{node.name:20} {node.address:15} {node.state:9} {node.detail}".rstrip() + "\n" for node in found)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one action; 0 if it came to what was asked."""
+    arguments = _parser().parse_args(words)
+    lab = _lab(arguments)
+    try:
+        if arguments.action == "up":
+            sys.stdout.write(_table(up(lab, lambda line: print(line, file=sys.stderr, flush=True))))
+            sys.stdout.write(f"proxy command: {shlex.quote(connection(lab).proxy_command)}\n")
+        elif arguments.action == "down":
+            down(lab, lambda line: print(line, file=sys.stderr, flush=True))
+        elif arguments.action == "ssh-config":
+            sys.stdout.write(_ssh_config(lab))
+        else:
+            sys.stdout.write(_table(status(lab)))
+    except HalliganError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
