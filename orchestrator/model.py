@@ -276,10 +276,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cardinality:
-    """How many placements of a role may exist per `per` ("site" or "group")."""
+    """How many placements of a role may exist per `per` ("site" or "group"); with `quorum`, an odd number only."""
 
     per: Scope = Scope.SITE
     count: Count = Count(least=0)
+    quorum: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,6 +346,7 @@ class Topology:
     catalog: Catalog
     placements: Mapping[StepId, Placement]
     bindings: Mapping[BarrierId, Binding]
+    problems: tuple[Problem, ...] = ()  # warnings only; errors are raised
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
@@ -398,14 +400,19 @@ class PlanNode:
     address: str
     connection: Connection
     groups: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRole:
-    """What a step needs to know of its role; `digest` must still be that of the role's files when it is applied."""
+    """What a step needs to know of its role; `digest` must still be that of the role's files when it is applied.
+
+    `path` is relative to the project's root, where `roles/` is.
+    """
 
     name: str
     digest: str
+    path: str = ""
     outputs: Mapping[str, Json] = field(default_factory=dict)  # name -> Jinja expression
     facts: tuple[str, ...] = ()
     rollout: Rollout | None = None
@@ -461,12 +468,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRun:
-    """One step as handed to an executor: every output is a value by now, secrets are still references."""
+    """One step as handed to an executor: every output is a value by now, secrets are still references.
+
+    `digest` and `fingerprint` are what a success will record.
+    """
 
     step: StepId
     node: PlanNode
     inputs: Mapping[str, Value]
     attempt: int = 1
+    digest: str = ""
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,25 @@
+"""What has to happen: Topology + Snapshot -> Plan, its summary, its document and the reasons of each step.
+
+make.py       the comparison with the last success: create, update, remove, check, or nothing
+summary.py    counts, waves, critical path, expected duration, destructive steps
+document.py   Plan <-> JSON, with the digest that signs it
+select.py     patterns that narrow a plan to nodes, groups or roles
+"""
+
+from orchestrator.plan.document import dump, parse
+from orchestrator.plan.make import make, make_check
+from orchestrator.plan.select import Selection
+from orchestrator.plan.summary import GroupCount, RoleCount, Summary, step_graph, summarize
+
+__all__ = [
+    "GroupCount",
+    "RoleCount",
+    "Selection",
+    "Summary",
+    "dump",
+    "make",
+    "make_check",
+    "parse",
+    "step_graph",
+    "summarize",
+]

@@ -1,0 +1,386 @@
+"""The comparison of what should be with what was done last: a step for each difference, with its reasons.
+
+A placement is a no-op when the fingerprint of (role files, resolved inputs, platform) equals that of its last success.
+An input that is the output of a step of this plan is known after apply; its consumer is planned as an update, and the
+scheduler records it ok without running it when the value turns out as last time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from orchestrator import graph
+from orchestrator.fingerprint import digest_of, fingerprint, is_known
+from orchestrator.model import (
+    Action,
+    Barrier,
+    BarrierId,
+    Connection,
+    Contract,
+    Fingerprint,
+    Json,
+    Node,
+    OutputRef,
+    Placement,
+    PlacementState,
+    Plan,
+    PlanNode,
+    PlanRole,
+    Snapshot,
+    Step,
+    StepId,
+    Topology,
+    Value,
+)
+from orchestrator.plan.document import signed
+from orchestrator.plan.select import Selection
+from orchestrator.variables import Variables, visible
+
+__all__ = ["make", "make_check", "resolve_value"]
+
+_EVERYTHING = Selection()
+
+
+def make(topology: Topology, snapshot: Snapshot, selection: Selection = _EVERYTHING) -> Plan:
+    """Return the plan that takes the site from `snapshot` to `topology`.
+
+    Deterministic: equal arguments give an equal plan, down to its id.
+    """
+    comparison = _Comparison(topology, snapshot)
+    steps = comparison.pending()
+    unchanged = len(topology.placements) - len(steps)
+    barriers = comparison.barriers(steps)
+    steps.update(_removals(topology, snapshot, barriers))
+    if selection:
+        steps, barriers = _narrow(steps, barriers, selection, topology, snapshot)
+    return _assemble(topology, snapshot, steps, barriers, selection, unchanged, comparison.fingerprints)
+
+
+def make_check(topology: Topology, snapshot: Snapshot, selection: Selection = _EVERYTHING) -> Plan:
+    """Return a plan that runs what was applied before in check mode: nothing needs anything, nothing changes."""
+    comparison = _Comparison(topology, snapshot)
+    pending = comparison.pending()
+    steps = {}
+    for placement in topology.placements.values():
+        state = snapshot.placements.get(placement.id)
+        node = topology.spec.nodes[placement.node]
+        if not state or not state.digest or not selection.matches(node.name, node.groups, placement.role):
+            continue
+        resolved = comparison.resolved(placement.inputs)
+        if resolved.unknown:
+            continue  # what it consumes has to be applied first; the plan says so
+        reason = "applied before, may have drifted" if placement.id not in pending else "has changes to apply as well"
+        steps[placement.id] = Step(
+            id=placement.id,
+            action=Action.CHECK,
+            role=placement.role,
+            node=placement.node,
+            reasons=(reason,),
+            inputs=resolved.values,
+            last=state.digest,
+            expected_s=snapshot.durations.get(placement.role, 0.0),
+        )
+    unchecked = len(topology.placements) - len(steps)
+    return _assemble(topology, snapshot, steps, {}, selection, unchecked, {})
+
+
+class _Resolved(NamedTuple):
+    values: Mapping[str, Value]
+    unknown: tuple[str, ...]  # inputs known after apply
+
+
+class _Comparison:
+    """Walks the placements, providers first. Holds caches: placements that share inputs share the work."""
+
+    def __init__(self, topology: Topology, snapshot: Snapshot) -> None:
+        self._topology = topology
+        self._snapshot = snapshot
+        self._steps: dict[StepId, Step] = {}
+        self._resolved: dict[int, _Resolved] = {}
+        self._digests: dict[tuple[str, str, int], tuple[str, Fingerprint]] = {}
+        self._known_nodes = {state.node for state in snapshot.placements.values()}
+        self.fingerprints: dict[str, Fingerprint] = {}
+
+    def pending(self) -> dict[StepId, Step]:
+        placements = self._topology.placements
+        edges: dict[str, tuple[str, ...]] = {p.id: (*p.needs, *p.after) for p in placements.values()}
+        edges.update({key: binding.providers for key, binding in self._topology.bindings.items()})
+        for item in graph.order(graph.build(edges)):
+            placement = placements.get(StepId(item))
+            if placement and (step := self._step(placement)):
+                self._steps[placement.id] = step
+        return {key: self._linked(self._steps[key]) for key in sorted(self._steps)}
+
+    def barriers(self, steps: Mapping[StepId, Step]) -> dict[str, Barrier]:
+        """Return the barriers that the steps name."""
+        named = {need for step in steps.values() for need in (*step.needs, *step.after)} - set(steps)
+        found = {}
+        for name in sorted(named):
+            binding = self._topology.bindings[BarrierId(name)]
+            waiting = tuple(provider for provider in binding.providers if provider in steps)
+            found[name] = Barrier(id=binding.id, capability=binding.capability, needs=waiting)
+        return found
+
+    def resolved(self, inputs: Mapping[str, Value]) -> _Resolved:
+        """Return inputs with the outputs of settled placements filled in; equal inputs give the same mapping."""
+        if id(inputs) not in self._resolved:
+            values = {name: resolve_value(value, self._output) for name, value in inputs.items()}
+            unknown = tuple(name for name, value in values.items() if not is_known(value))
+            same = all(values[name] is value for name, value in inputs.items())
+            self._resolved[id(inputs)] = _Resolved(inputs if same else values, unknown)
+        return self._resolved[id(inputs)]
+
+    def _output(self, provider: StepId, output: str) -> tuple[bool, Json]:
+        state = self._snapshot.placements.get(provider)
+        if provider in self._steps or state is None or output not in state.outputs:
+            return False, None
+        return True, state.outputs[output]
+
+    def _step(self, placement: Placement) -> Step | None:
+        state = self._snapshot.placements.get(placement.id)
+        contract = self._topology.catalog[placement.role]
+        platform = self._topology.spec.nodes[placement.node].platform
+        resolved = self.resolved(placement.inputs)
+        digest, print_ = "", None
+        if not resolved.unknown:
+            digest, print_ = self._digest(contract, platform, resolved.values)
+            if state and state.status.good and state.digest == digest:
+                return None
+            self.fingerprints[digest] = print_
+        return Step(
+            id=placement.id,
+            action=Action.UPDATE if state and state.digest else Action.CREATE,
+            role=placement.role,
+            node=placement.node,
+            reasons=self._reasons(placement, state, contract, platform, resolved, print_),
+            inputs=resolved.values,
+            needs=placement.needs,
+            after=placement.after,
+            digest=digest,
+            last=state.digest if state and state.status.good else "",
+            expected_s=self._snapshot.durations.get(placement.role, 0.0),
+        )
+
+    def _digest(self, contract: Contract, platform: str, values: Mapping[str, Value]) -> tuple[str, Fingerprint]:
+        key = (contract.digest, platform, id(values))
+        if key not in self._digests:
+            print_ = fingerprint(contract.digest, platform, values)
+            self._digests[key] = (digest_of(print_), print_)
+        return self._digests[key]
+
+    def _reasons(
+        self,
+        placement: Placement,
+        state: PlacementState | None,
+        contract: Contract,
+        platform: str,
+        resolved: _Resolved,
+        now: Fingerprint | None,
+    ) -> tuple[str, ...]:
+        if state is None:
+            return ("new node",) if placement.node not in self._known_nodes else ("new placement",)
+        reasons = [] if state.status.good else [f"last run {state.status}"]
+        before = self._snapshot.fingerprints.get(state.digest)
+        if before is None:
+            return tuple(reasons) or ("never succeeded",)
+        now = now or fingerprint(contract.digest, platform, _known(resolved))
+        reasons += _differences(before, now, resolved.unknown)
+        for name in resolved.unknown:
+            reasons.append(f"input {name} known after apply of {_waited(resolved.values[name])}")
+        return tuple(reasons)
+
+    def _linked(self, step: Step) -> Step:
+        """Replace bindings by what is pending of them: nothing, the one step, or the barrier."""
+        return replace(step, needs=self._targets(step.needs), after=self._targets(step.after))
+
+    def _targets(self, bindings: Iterable[str]) -> tuple[str, ...]:
+        targets: list[str] = []
+        for name in bindings:
+            waiting = [p for p in self._topology.bindings[BarrierId(name)].providers if p in self._steps]
+            targets += [waiting[0]] if len(waiting) == 1 else [name] if waiting else []
+        return tuple(dict.fromkeys(targets))
+
+
+def resolve_value(value: Value, output: Callable[[StepId, str], tuple[bool, Json]]) -> Value:
+    """Return the value, or for a reference to outputs that `output` all knows, what they are.
+
+    A reference is always a whole input, never a part of one.
+    """
+    if not isinstance(value, OutputRef):
+        return value
+    found = [output(provider, value.output) for provider in value.providers]
+    if not all(known for known, _ in found):
+        return value
+    return [item for _, item in found] if value.collect == "list" else found[0][1]
+
+
+def _known(resolved: _Resolved) -> dict[str, Value]:
+    return {name: value for name, value in resolved.values.items() if name not in resolved.unknown}
+
+
+def _waited(value: Value) -> str:
+    return ", ".join(value.providers[:3]) if isinstance(value, OutputRef) else "another step"
+
+
+def _differences(before: Fingerprint, now: Fingerprint, unknown: tuple[str, ...]) -> list[str]:
+    reasons = []
+    if before.role != now.role:
+        reasons.append("role files changed")
+    if before.platform != now.platform:
+        reasons.append(f"platform changed from {before.platform} to {now.platform}")
+    for name in sorted({*before.inputs, *now.inputs} - set(unknown)):
+        if name not in now.inputs:
+            reasons.append(f"input {name} no longer set")
+        elif name not in before.inputs:
+            reasons.append(f"input {name} newly set")
+        elif before.inputs[name] != now.inputs[name]:
+            reasons.append(f"input {name} changed")
+    return reasons
+
+
+def _removals(topology: Topology, snapshot: Snapshot, barriers: dict[str, Barrier]) -> dict[StepId, Step]:
+    """Return the removal of each placement that the spec no longer has; consumers go before their providers."""
+    gone = [state for key, state in sorted(snapshot.placements.items()) if key not in topology.placements]
+    by_role: dict[str, list[StepId]] = defaultdict(list)
+    for state in gone:
+        by_role[state.role].append(state.id)
+    after: dict[str, tuple[str, ...]] = {}
+    for role in by_role:
+        consumers = [other for other in by_role if _consumes(topology, other, role) and other != role]
+        after[role] = tuple(f"removed<{other}" for other in consumers)
+        for other in consumers:
+            name = BarrierId(f"removed<{other}")
+            barriers[name] = Barrier(id=name, capability="removed", needs=tuple(by_role[other]))
+    variables = Variables(topology.spec)
+    return {state.id: _removal(topology, state, after[state.role], variables) for state in gone}
+
+
+def _consumes(topology: Topology, consumer: str, provider: str) -> bool:
+    one, other = topology.catalog.get(consumer), topology.catalog.get(provider)
+    return bool(one and other and {r.capability for r in one.requires} & set(other.provides))
+
+
+def _removal(topology: Topology, state: PlacementState, after: tuple[str, ...], variables: Variables) -> Step:
+    contract = topology.catalog.get(state.role)
+    node = topology.spec.nodes.get(state.node)
+    inputs: Mapping[str, Value] = {}
+    if contract:
+        values = variables.of_node(node) if node else variables.of_groups(("all",))
+        inputs = visible({*contract.options, *contract.references}, values)
+    if node is None:
+        reason = "node no longer in the spec"
+    elif contract is None:
+        reason = "role no longer in the catalogue"
+    else:
+        reason = "no longer placed here by the spec"
+    if contract is None or not contract.removable:
+        reason += "; nothing runs on the host, it is only forgotten"
+    return Step(
+        id=state.id,
+        action=Action.REMOVE,
+        role=state.role,
+        node=state.node,
+        reasons=(reason,),
+        inputs=inputs,
+        after=after,
+        last=state.digest,
+        destroys=contract.destroys if contract and contract.removable else "",
+    )
+
+
+def _narrow(
+    steps: dict[StepId, Step],
+    barriers: dict[str, Barrier],
+    selection: Selection,
+    topology: Topology,
+    snapshot: Snapshot,
+) -> tuple[dict[StepId, Step], dict[str, Barrier]]:
+    """Keep the chosen steps and whatever they need; order-only edges pull nothing in."""
+
+    def groups(name: str) -> tuple[str, ...]:
+        if node := topology.spec.nodes.get(name):
+            return node.groups
+        state = snapshot.nodes.get(name)
+        return state.node.groups if state else ()
+
+    chosen = {key for key, step in steps.items() if selection.matches(step.node, groups(step.node), step.role)}
+    edges: dict[str, tuple[str, ...]] = {key: step.needs for key, step in steps.items()}
+    edges.update({key: barrier.needs for key, barrier in barriers.items()})
+    wanted = chosen | graph.ancestors(graph.build(edges), chosen)
+    kept = {}
+    for key, step in steps.items():
+        if key not in wanted:
+            continue
+        reasons = step.reasons if key in chosen else (*step.reasons, "needed by the selection")
+        after = tuple(a for a in step.after if a in wanted or (a in barriers and set(barriers[a].needs) & wanted))
+        kept[key] = replace(step, reasons=reasons, after=after)
+    named = {need for step in kept.values() for need in (*step.needs, *step.after)}
+    return kept, {
+        key: replace(barrier, needs=tuple(need for need in barrier.needs if need in kept))
+        for key, barrier in barriers.items()
+        if key in named
+    }
+
+
+def _assemble(
+    topology: Topology,
+    snapshot: Snapshot,
+    steps: Mapping[StepId, Step],
+    barriers: Mapping[str, Barrier],
+    selection: Selection,
+    unchanged: int,
+    fingerprints: Mapping[str, Fingerprint],
+) -> Plan:
+    used_nodes = sorted({step.node for step in steps.values()})
+    used_roles = sorted({step.role for step in steps.values()})
+    used_prints = sorted({step.digest for step in steps.values() if step.digest})
+    return signed(
+        Plan(
+            id="",
+            site=topology.spec.site,
+            base_revision=snapshot.revision,
+            spec_digest=topology.spec.digest,
+            complete=True,
+            steps=tuple(steps[key] for key in sorted(steps)),
+            barriers=tuple(barriers[key] for key in sorted(barriers)),
+            nodes={name: _plan_node(topology.spec.nodes.get(name), name, snapshot) for name in used_nodes},
+            roles={role: _plan_role(topology, role) for role in used_roles},
+            policy=topology.spec.policy,
+            unchanged=unchanged,
+            total_nodes=len(topology.spec.nodes),
+            selection=selection.words(),
+            fingerprints={digest: fingerprints[digest] for digest in used_prints},
+        )
+    )
+
+
+def _plan_node(node: Node | None, name: str, snapshot: Snapshot) -> PlanNode:
+    if node is None:
+        state = snapshot.nodes.get(name)
+        return state.node if state else PlanNode(name=name, platform="", address="", connection=Connection())
+    return PlanNode(
+        name=node.name,
+        platform=node.platform,
+        address=node.address,
+        connection=node.connection,
+        groups=node.groups,
+        addresses=node.addresses,
+    )
+
+
+def _plan_role(topology: Topology, role: str) -> PlanRole:
+    contract = topology.catalog.get(role)
+    if contract is None:
+        return PlanRole(name=role, digest="")
+    return PlanRole(
+        name=role,
+        digest=contract.digest,
+        path=contract.path,
+        outputs={name: output.value for name, output in contract.outputs.items() if not output.secret},
+        facts=contract.facts,
+        rollout=topology.spec.policy.rollout.get(role, contract.rollout),
+        removable=contract.removable,
+    )

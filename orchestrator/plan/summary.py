@@ -1,0 +1,119 @@
+"""A plan in figures: counts, waves, critical path, expected duration, what it destroys."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator import graph
+from orchestrator.model import Action, Plan, Step, StepId
+
+if TYPE_CHECKING:
+    from orchestrator.graph import Graph
+
+__all__ = ["GroupCount", "RoleCount", "Summary", "step_graph", "summarize"]
+
+_UNKNOWN_S = 1.0  # weight of a step with no history, so that the critical path is the longest chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCount:
+    """Steps of a plan on the nodes of a group, by what they do."""
+
+    group: str
+    create: int = 0
+    update: int = 0
+    remove: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleCount:
+    role: str
+    create: int = 0
+    update: int = 0
+    remove: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """`critical_s` and `expected_s` are seconds; both leave out the roles in `unknown`, which have no history."""
+
+    counts: Mapping[Action, int]
+    unchanged: int
+    groups: tuple[GroupCount, ...]
+    roles: tuple[RoleCount, ...]
+    waves: int
+    wave_of: Mapping[str, int]
+    critical_path: tuple[StepId, ...]
+    critical_s: float
+    expected_s: float
+    unknown: tuple[str, ...]
+    destructive: tuple[Step, ...]
+    nodes: int
+
+
+def step_graph(plan: Plan) -> Graph:
+    """Return the plan's steps and barriers as a graph; both kinds of edges."""
+    edges: dict[str, tuple[str, ...]] = {step.id: (*step.needs, *step.after) for step in plan.steps}
+    edges.update({barrier.id: barrier.needs for barrier in plan.barriers})
+    return graph.build(edges)
+
+
+def summarize(plan: Plan) -> Summary:
+    """Return the plan's figures. The expected duration is the larger of the critical path and the work per slot."""
+    steps = {step.id: step for step in plan.steps}
+    whole = step_graph(plan)
+    wave_of = graph.waves(whole, lambda item: item in steps)
+    _, path = graph.critical_path(
+        whole, lambda item: (steps[StepId(item)].expected_s or _UNKNOWN_S) if item in steps else 0.0
+    )
+    chain = tuple(StepId(item) for item in path if item in steps)
+    critical_s = sum(steps[item].expected_s for item in chain)
+    work_s = sum(step.expected_s for step in plan.steps)
+    return Summary(
+        counts=Counter(step.action for step in plan.steps),
+        unchanged=plan.unchanged,
+        groups=_group_counts(plan),
+        roles=_role_counts(plan),
+        waves=max(wave_of.values(), default=0),
+        wave_of={item: wave for item, wave in wave_of.items() if item in steps},
+        critical_path=chain,
+        critical_s=critical_s,
+        expected_s=max(critical_s, work_s / max(1, plan.policy.limits.steps)),
+        unknown=tuple(sorted({step.role for step in plan.steps if not step.expected_s})),
+        destructive=tuple(step for step in plan.steps if step.destroys),
+        nodes=len(plan.nodes),
+    )
+
+
+def _group_counts(plan: Plan) -> tuple[GroupCount, ...]:
+    counts: Counter[tuple[str, Action]] = Counter()
+    for step in plan.steps:
+        for group in plan.nodes[step.node].groups:
+            if group != "all":
+                counts[group, step.action] += 1
+    names = sorted({group for group, _ in counts})
+    return tuple(
+        GroupCount(
+            group=name,
+            create=counts[name, Action.CREATE],
+            update=counts[name, Action.UPDATE],
+            remove=counts[name, Action.REMOVE],
+        )
+        for name in names
+    )
+
+
+def _role_counts(plan: Plan) -> tuple[RoleCount, ...]:
+    counts: Counter[tuple[str, Action]] = Counter((step.role, step.action) for step in plan.steps)
+    return tuple(
+        RoleCount(
+            role=name,
+            create=counts[name, Action.CREATE],
+            update=counts[name, Action.UPDATE],
+            remove=counts[name, Action.REMOVE],
+        )
+        for name in sorted(plan.roles)
+    )

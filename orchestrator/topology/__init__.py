@@ -1,0 +1,52 @@
+"""Who runs what, bound to whom, with which inputs: Spec + Catalog -> Topology, or every problem at once.
+
+placing.py   roles of groups and nodes -> (role, node) pairs; platforms, cardinality, quorum
+binding.py   capabilities -> providers, nearest scope first; missing and surplus providers, cycles
+inputs.py    variables and wires -> the values each placement gets; missing and wrong values
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.errors import Problem, ProblemsError
+from orchestrator.model import Catalog, Placement, Spec, Topology
+from orchestrator.topology.binding import Binder, cycle_problem
+from orchestrator.topology.inputs import Inputs
+from orchestrator.topology.placing import place
+
+__all__ = ["resolve"]
+
+
+def resolve(spec: Spec, catalog: Catalog) -> Topology:
+    """Return the site's topology.
+
+    Deterministic: the same spec and catalogue give the same placements in the same order, sorted by id.
+
+    Raises:
+        ProblemsError: unknown roles, wrong platforms, counts out of range, capabilities without provider or with
+            too many, dependency cycles, missing or wrong inputs; all of them together.
+    """
+    problems: list[Problem] = []
+    pairs = place(spec, catalog, problems)
+    binder = Binder(spec, catalog, pairs, problems)
+    bound = {pair: binder.bind(pair) for pair in pairs}
+    if found := cycle_problem(bound, binder.bindings):
+        problems.append(found)
+    inputs = Inputs(spec, catalog, binder, problems)
+    placements = [
+        Placement(id=pair.id, role=pair.role, node=pair.node, inputs=inputs.of(pair), needs=needs, after=after)
+        for pair, (needs, after) in bound.items()
+    ]
+    problems.extend(inputs.problems())
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise ProblemsError([*errors, *spec.problems])
+    warnings = tuple(problem for problem in problems if problem.severity != "error")
+    topology = Topology(
+        spec=spec,
+        catalog=catalog,
+        placements={placement.id: placement for placement in sorted(placements, key=lambda p: p.id)},
+        bindings=dict(sorted(binder.bindings.items())),
+    )
+    return replace(topology, problems=(*spec.problems, *warnings))

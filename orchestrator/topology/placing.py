@@ -1,0 +1,119 @@
+"""Which role goes on which node: the roles of a node's groups and its own, checked against the contracts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from orchestrator.errors import Location, Problem, closest
+from orchestrator.model import Catalog, Contract, Node, Scope, Spec, StepId
+from orchestrator.ranges import fold
+
+__all__ = ["Pair", "place", "step_id"]
+
+
+class Pair(NamedTuple):
+    """A role on a node, before anything is bound."""
+
+    role: str
+    node: str
+    id: StepId
+
+
+def step_id(role: str, node: str) -> StepId:
+    return StepId(f"{role}@{node}")
+
+
+def place(spec: Spec, catalog: Catalog, problems: list[Problem]) -> list[Pair]:
+    """Return every placement the spec asks for, once each, by node and then in the order of its groups."""
+    problems.extend(_unknown_roles(spec, catalog))
+    pairs: list[Pair] = []
+    misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
+    roles_of: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for node in spec.nodes.values():
+        if node.groups not in roles_of:
+            roles_of[node.groups] = tuple(dict.fromkeys(r for g in node.groups for r in spec.groups[g].roles))
+        for role in dict.fromkeys((*roles_of[node.groups], *node.roles)):
+            contract = catalog.get(role)
+            if contract is None:
+                continue
+            if contract.supports(node.platform):
+                pairs.append(Pair(role, node.name, step_id(role, node.name)))
+            else:
+                misfits[role, node.platform].append(node.name)
+    problems.extend(_misfit(catalog[role], platform, spec, names) for (role, platform), names in misfits.items())
+    problems.extend(_counts(spec, catalog, pairs))
+    return pairs
+
+
+def _unknown_roles(spec: Spec, catalog: Catalog) -> list[Problem]:
+    asked: list[tuple[str, str, Location | None]] = [
+        *((role, f"group {group.name}", group.where) for group in spec.groups.values() for role in group.roles),
+        *((role, f"node {node.name}", node.where) for node in spec.nodes.values() for role in node.roles),
+    ]
+    return [
+        Problem(
+            code="topology.unknown-role",
+            summary=f"{owner} asks for role {role}, which is not in the catalogue.{closest(role, catalog)}",
+            where=where,
+            hint="`halligan roles` lists the catalogue; a role needs a meta/contract.yml to be in it",
+        )
+        for role, owner, where in asked
+        if role not in catalog
+    ]
+
+
+def _misfit(contract: Contract, platform: str, spec: Spec, names: list[str]) -> Problem:
+    return Problem(
+        code="topology.platform",
+        summary=f"role {contract.role} does not run on {platform} ({fold(names, 5)}); "
+        f"it supports {', '.join(contract.platforms)}",
+        where=spec.nodes[names[0]].where,
+        hint="take the role off these nodes' groups, or correct their platform",
+    )
+
+
+def _counts(spec: Spec, catalog: Catalog, pairs: list[Pair]) -> list[Problem]:
+    nodes_of: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        nodes_of[pair.role].append(pair.node)
+    problems = []
+    for role, names in sorted(nodes_of.items()):
+        for scope, members in _per_scope(catalog[role], spec.nodes, names):
+            if problem := _count_problem(catalog[role], scope, members, spec):
+                problems.append(problem)
+    return problems
+
+
+def _per_scope(contract: Contract, nodes: Mapping[str, Node], names: list[str]) -> list[tuple[str, list[str]]]:
+    if contract.cardinality.per is not Scope.GROUP:
+        return [("the site", names)]
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        for group in nodes[name].groups:
+            if group != "all":
+                members[group].append(name)
+    return [(f"group {group}", found) for group, found in sorted(members.items())]
+
+
+def _count_problem(contract: Contract, scope: str, names: list[str], spec: Spec) -> Problem | None:
+    count, found = contract.cardinality.count, len(names)
+    where = spec.nodes[names[0]].where
+    if found < count.least or (count.most is not None and found > count.most):
+        return Problem(
+            code="topology.cardinality",
+            summary=f"role {contract.role} is placed on {found} nodes of {scope} ({fold(names, 5)}); "
+            f"its contract allows {count}",
+            where=where,
+            hint="move the role to a group with the right number of nodes",
+        )
+    if contract.cardinality.quorum and found % 2 == 0:
+        return Problem(
+            code="topology.quorum",
+            summary=f"role {contract.role} is placed on {found} nodes of {scope} ({fold(names, 5)}); "
+            f"it needs an odd number to keep a quorum when the network splits",
+            where=where,
+            hint=f"use {found - 1} or {found + 1} nodes",
+        )
+    return None
