@@ -53,16 +53,20 @@ def _table(found: Sequence[NodeStatus]) -> str:
     return "".join(f"{node.name:20} {node.address:15} {node.state:9} {node.detail}".rstrip() + "\n" for node in found)
 
 
+def _report(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one action; 0 if it came to what was asked."""
     arguments = _parser().parse_args(words)
     lab = _lab(arguments)
     try:
         if arguments.action == "up":
-            sys.stdout.write(_table(up(lab, lambda line: print(line, file=sys.stderr, flush=True))))
+            sys.stdout.write(_table(up(lab, _report)))
             sys.stdout.write(f"proxy command: {shlex.quote(connection(lab).proxy_command)}\n")
         elif arguments.action == "down":
-            down(lab, lambda line: print(line, file=sys.stderr, flush=True))
+            down(lab, _report)
         elif arguments.action == "ssh-config":
             sys.stdout.write(_ssh_config(lab))
         else:

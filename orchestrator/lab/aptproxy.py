@@ -10,6 +10,7 @@ plain file, not as part of the package.
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import os
 import posixpath
@@ -18,6 +19,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,14 +29,18 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TIMEOUT_S = 60
 REUSE_ADDRESS = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request outside the allow-list."""
+
+
+class UpstreamError(Exception):
+    """An archive that cannot be reached, or does not send what it announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ def target(requested: str, upstreams: Mapping[str, str], cache: Path) -> Target:
     parts = urllib.parse.urlsplit(requested)
     path = urllib.parse.unquote(parts.path)
     if parts.scheme != "http" or parts.query or "\0" in path or posixpath.normpath(path) != path:
-        raise Refused(requested)
+        raise RefusedError(requested)
     for inside, outside in upstreams.items():
         host, _, root = inside.removeprefix("http://").partition("/")
         prefix = f"/{root}".rstrip("/") + "/"
@@ -63,7 +69,7 @@ def target(requested: str, upstreams: Mapping[str, str], cache: Path) -> Target:
             immutable = rest.endswith((".deb", ".udeb")) or "/by-hash/" in rest
             url = f"{outside}/{urllib.parse.quote(rest, safe='/~+:@')}"
             return Target(url, cache / host.replace(":", "_") / path.lstrip("/"), immutable)
-    raise Refused(requested)
+    raise RefusedError(requested)
 
 
 @dataclass
@@ -106,7 +112,8 @@ class Archive:
         return wanted.path
 
     def _refresh(self, wanted: Target) -> None:
-        request = urllib.request.Request(wanted.url, headers={"User-Agent": "halligan-lab"})
+        headers = {"User-Agent": "halligan-lab"}
+        request = urllib.request.Request(wanted.url, headers=headers)  # noqa: S310  # from the allow-list
         if wanted.path.exists():
             stamp = email.utils.formatdate(wanted.path.stat().st_mtime, usegmt=True)
             request.add_header("If-Modified-Since", stamp)
@@ -117,31 +124,35 @@ class Archive:
             error.close()
             if error.code != 304:
                 raise
-        except (OSError, HTTPException):
+        except (OSError, HTTPException) as error:
             if not wanted.path.exists():  # an archive out of reach must not stop a lab that has all it needs
-                raise
+                reason = " ".join(str(error).split())[:200]
+                raise UpstreamError(f"{type(error).__name__}: {reason}") from error
 
 
 def _store(response: BinaryIO, path: Path) -> None:
     """Write beside, then rename: a reader sees a whole file or none, also after a crash."""
     headers = getattr(response, "headers", {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(descriptor, "wb") as out:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as out:
+        partial = Path(out.name)
+        try:
             shutil.copyfileobj(response, out, 1 << 18)
-            size = out.tell()
-        announced = headers.get("Content-Length")
-        if announced is not None and int(announced) != size:
-            raise OSError(f"{path.name}: {size} bytes came, {announced} were announced")
-        modified = email.utils.parsedate_to_datetime(headers["Last-Modified"]) if "Last-Modified" in headers else None
-        if modified:
-            os.utime(name, (modified.timestamp(), modified.timestamp()))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+            _check_whole(path.name, out.tell(), headers.get("Content-Length"))
+        except BaseException:
+            partial.unlink()
+            raise
+    if "Last-Modified" in headers:
+        modified = email.utils.parsedate_to_datetime(headers["Last-Modified"]).timestamp()
+        os.utime(partial, (modified, modified))
+    partial.chmod(0o644)
+    partial.replace(path)
+
+
+def _check_whole(name: str, size: int, announced: str | None) -> None:
+    """http.client takes a connection that ends early for the end of the file, if one reads it in pieces."""
+    if announced is not None and int(announced) != size:
+        raise OSError(f"{name}: {size} bytes came, {announced} were announced")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -159,15 +170,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         try:
-            file = self.archive.fetch(self.path).open("rb")
-        except Refused:
-            return self.send_error(403, "Not one of this lab's archives")
+            with self.archive.fetch(self.path).open("rb") as file:
+                self._send(file, with_body=with_body)
+        except RefusedError:
+            self.send_error(403, "Not one of this lab's archives")
         except urllib.error.HTTPError as error:
-            return self.send_error(error.code)
-        except (OSError, HTTPException) as error:
-            return self.send_error(502, str(error).splitlines()[0][:200] if str(error) else type(error).__name__)
-        with file:
-            self._send(file, with_body=with_body)
+            self.send_error(error.code)
+        except UpstreamError as error:
+            self.send_error(502, str(error))
 
     def _send(self, file: BinaryIO, *, with_body: bool) -> None:
         about = os.fstat(file.fileno())
@@ -197,11 +207,29 @@ def opener(proxy: str) -> Opener:
     """Opens URLs the way the machine's apt does: through its proxy, or directly whatever the environment says."""
     proxies = {"http": proxy, "https": proxy} if proxy else {}
     director = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    return lambda request: director.open(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]  # typeshed: Any
+    return lambda request: director.open(request, timeout=TIMEOUT_S)
+
+
+def remember_addresses() -> None:
+    """Ask each name at most once a minute: name services of virtual machines drop questions that come in bursts.
+
+    (One dropped question costs five seconds, and a base image is 150 packages from one host.)
+    """
+    ask = socket.getaddrinfo
+
+    @functools.lru_cache(maxsize=64)
+    def asked(_minute: int, *words: Any, **named: Any) -> list[Any]:
+        return ask(*words, **named)
+
+    def answer(*words: Any, **named: Any) -> list[Any]:
+        return asked(int(time.monotonic() // 60), *words, **named)
+
+    socket.getaddrinfo = answer
 
 
 def main() -> None:
     """Serve on standard input, a listening socket, with the settings of the file named on the command line."""
+    remember_addresses()
     settings = json.loads(Path(sys.argv[1]).read_text())
     listener = socket.socket(fileno=os.dup(0))
     archive = Archive(settings["upstreams"], Path(settings["cache"]), opener(settings["proxy"]))

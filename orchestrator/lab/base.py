@@ -6,13 +6,13 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.lab import apt
 from orchestrator.lab.errors import LabError
-from orchestrator.lab.host import Cgroup, run, spawn, tail
+from orchestrator.lab.host import Cgroup, flock, spawn, tail
 from orchestrator.lab.values import USER, Lab, Places
 
 __all__ = ["USER_ID", "digest", "ensure", "folder", "forget_partial"]
@@ -46,7 +46,7 @@ MASKED = (
     "e2scrub_all.timer",
     "fstrim.timer",
     "getty.target",
-    "systemd-logind.service",
+    "run-rpc_pipefs.mount",
     "systemd-timesyncd.service",
     "systemd-udevd.service",
 )
@@ -110,11 +110,7 @@ def ensure(lab: Lab, places: Places, conf: str, report: Callable[[str], None]) -
 @contextmanager
 def _lock(places: Places, name: str, report: Callable[[str], None]) -> Iterator[None]:
     with places.cache.joinpath(f"base-{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("lab: waiting for another lab that is building the base image")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        flock(lock.fileno(), lambda: report("lab: waiting for another lab that is building the base image"))
         yield
 
 
@@ -127,7 +123,7 @@ def _build(lab: Lab, places: Places, conf: str, target: Path) -> None:
     settings.write_text(conf)
     cgroup = Cgroup.of(lab.site, "build")
     log.unlink(missing_ok=True)
-    command = ("mmdebstrap", *_options(), f"--aptopt={settings}", apt.CODENAME, partial, sources)
+    command: Sequence[str | Path] = ("mmdebstrap", *_options(), f"--aptopt={settings}", apt.CODENAME, partial, sources)
     try:
         enter = ("nsenter", f"--net={places.netns}", "unshare", "--mount", "--propagation", "private")
         process = spawn((*enter, *command), cgroup=cgroup, log=log)
@@ -158,8 +154,3 @@ def forget_partial(places: Places) -> None:
 def _delete(tree: Path) -> None:
     if tree.exists():
         shutil.rmtree(tree)
-
-
-def versions(places: Places, name: str) -> str:
-    """What is in an image, one package a line: for the person who wonders."""
-    return run("dpkg-query", f"--admindir={folder(places, name)}/var/lib/dpkg", "--show").stdout

@@ -20,7 +20,19 @@ from pathlib import Path
 
 from orchestrator.lab.errors import LabError
 
-__all__ = ["Cgroup", "Process", "connect_inside", "locked", "run", "socket_inside", "spawn", "tail", "wait_until"]
+__all__ = [
+    "Cgroup",
+    "Process",
+    "connect_inside",
+    "flock",
+    "locked",
+    "run",
+    "socket_inside",
+    "spawn",
+    "tail",
+    "wait_until",
+    "write_whole",
+]
 
 # A clean environment: nothing of the caller's (a proxy, a locale, a token) reaches the containers.
 ENVIRONMENT: Mapping[str, str] = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
@@ -48,6 +60,13 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, every_s: float =
     return True
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write beside, then rename: who reads it (an ssh that starts now, the next `up`) sees the old or the new text."""
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text)
+    partial.rename(path)
+
+
 def tail(log: Path, lines: int = 15) -> list[str]:
     """The last lines of a log, for an error message."""
     if not log.exists():
@@ -57,18 +76,27 @@ def tail(log: Path, lines: int = 15) -> list[str]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold a lock on a folder, made when missing; the holder may delete the folder, the next one makes it anew."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            flock(descriptor, on_wait)
             if folder.exists() and folder.stat().st_ino == os.fstat(descriptor).st_ino:
                 yield
                 return
         finally:
             os.close(descriptor)
+
+
+def flock(descriptor: int, on_wait: Callable[[], None]) -> None:
+    """Lock an open file, and say so before waiting for somebody else. The kernel unlocks it if we are killed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait()
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +152,11 @@ class Cgroup:
         return _unified_root() / self.name
 
     def make(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            hint = "Inside a container the lab needs a privileged one, with a writable cgroup2 tree."
+            raise LabError(f"Cannot make the cgroup {self.path}: {error.strerror}", hint=hint) from error
 
     def add(self, pid: int) -> None:
         self.path.joinpath("cgroup.procs").write_text(str(pid))
@@ -141,6 +173,7 @@ class Cgroup:
         """End every process of the group and remove it."""
         if not self.path.exists():
             return
+        started = self.pids()
         self.path.joinpath("cgroup.kill").write_text("1")
         if not wait_until(lambda: not self.is_populated(), timeout_s, every_s=0.01):
             left = [f"pid {pid}: {' '.join(_lines(Path(f'/proc/{pid}/comm')))}" for pid in self.pids()]
@@ -149,6 +182,9 @@ class Cgroup:
                 detail=left,
                 hint="They wait in the kernel; look at `ps -o pid,stat,wchan,args -p PID` and run the command again.",
             )
+        for pid in started:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)  # those that this very process started are its zombies now
         self._remove()
 
     def _remove(self) -> None:
@@ -183,7 +219,7 @@ def _unified_root() -> Path:
 
 # The gate holds a new process back until it is in its cgroup and on record; if its starter dies first, it reads an end
 # of file and goes away. It replaces itself with the command, so pid and start time stay true.
-_GATE = 'read -r go || exit 1; [ "$go" = go ] || exit 1; exec "$@" <&3 3<&-'
+_GATE = 'cd /; read -r go || exit 1; [ "$go" = go ] || exit 1; exec "$@" <&3 3<&-'
 
 
 def spawn(

@@ -25,6 +25,7 @@ from orchestrator.lab.values import USER, Lab, LabNode, NodeStatus, Places
 __all__ = ["Disk", "Node"]
 
 BRIDGE = "lab0"
+FAILED_UNITS = "failed units: "
 
 # $1 cgroup, $2 lower, $3 disk, then the container's command line.
 # - cgroup2 is mounted over whatever the machine has: systemd inside needs a plain unified tree.
@@ -81,8 +82,12 @@ class Disk:
         partial.rename(self.path)
 
     def delete(self) -> None:
+        """Renamed first: a deletion that is cut short must not leave half a disk under the name of a whole one."""
         if self.exists():
-            shutil.rmtree(self.path)
+            gone = self.path.with_name(f".{self.path.name}.gone")
+            shutil.rmtree(gone, ignore_errors=True)
+            self.path.rename(gone)
+            shutil.rmtree(gone)
 
     def seed(self) -> str:
         """Which identity was written to it last."""
@@ -113,14 +118,14 @@ class Node:
 
     @property
     def _record(self) -> Path:
-        return self.places.run / f"{self.node.name}.pid"
+        return self.places.record(self.node.name)
 
     @property
     def console(self) -> Path:
         return self.places.console(self.node.name)
 
     def is_alive(self) -> bool:
-        """The keeper on record lives, and so does something beside it in the group."""
+        """Its keeper lives; it ends when the container does, unless that asked for a reboot."""
         keeper = Process.read(self._record)
         return keeper is not None and keeper.is_alive()
 
@@ -151,7 +156,7 @@ class Node:
         self.console.unlink(missing_ok=True)
         lower = base.folder(self.places, self.disk.base())
         enter = ("nsenter", f"--net={self.places.netns}", "unshare", "--mount", "--propagation", "private")
-        keeper = ("sh", "-c", KEEPER, "keeper", self.cgroup.name, lower, self.disk.path)
+        keeper: tuple[str | Path, ...] = ("sh", "-c", KEEPER, "keeper", self.cgroup.name, lower, self.disk.path)
         command = (*enter, *keeper, "env", *NSPAWN_ENV, *self._nspawn())
         spawn(command, cgroup=self.cgroup, log=self.console, record=self._record)
 
@@ -195,16 +200,19 @@ class Node:
         state = self._systemd("is-system-running") or "no answer"
         if state not in ("running", "degraded"):
             return self._status("degraded", f"systemd: {state}")
+        complaint = self._sshd_complaint() or (self._failed_units() if state == "degraded" else "")
+        return self._status("degraded" if complaint else "running", complaint)
+
+    def _sshd_complaint(self) -> str:
         try:
             banner = connect_inside(self.places.netns, self.node.address, 22)
         except OSError as error:
-            return self._status("degraded", f"sshd does not answer: {error}")
-        if not banner.startswith(b"SSH-"):
-            return self._status("degraded", "sshd sent no banner")
-        if state == "running":
-            return self._status("running", "")
-        failed = self._systemd("list-units", "--failed", "--plain", "--no-legend")
-        return self._status("degraded", f"failed units: {', '.join(line.split()[0] for line in failed.splitlines())}")
+            return f"sshd does not answer: {error}"
+        return "" if banner.startswith(b"SSH-") else "sshd sent no banner"
+
+    def _failed_units(self) -> str:
+        units = self._systemd("list-units", "--failed", "--plain", "--no-legend").splitlines()
+        return f"{FAILED_UNITS}{', '.join(line.split()[0] for line in units)}"
 
     def _status(self, state: str, detail: str) -> NodeStatus:
         return NodeStatus(name=self.node.name, address=self.node.address, state=state, detail=detail)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 
-from orchestrator.lab import apt, aptproxy, base
+from orchestrator.lab import apt, base, network
 from orchestrator.lab.errors import LabError
-from orchestrator.lab.host import Cgroup, Process, locked, run, socket_inside, spawn, tail, wait_until
-from orchestrator.lab.node import BRIDGE, Disk, Node, seed_digest, seed_files
-from orchestrator.lab.values import USER, Lab, LabConnection, LabNode, NodeStatus, Places, check
+from orchestrator.lab.host import Cgroup, locked, run, tail, wait_until, write_whole
+from orchestrator.lab.node import FAILED_UNITS, Disk, Node, seed_digest, seed_files
+from orchestrator.lab.values import USER, Lab, LabConnection, LabNode, NodeStatus, Places, check, check_places
 
 __all__ = ["REQUIRED_COMMANDS", "connection", "down", "status", "up"]
 
@@ -39,34 +35,18 @@ REQUIRED_COMMANDS: Mapping[str, str] = {
 START_TIMEOUT_S = 120.0
 PER_NODE_TIMEOUT_S = 20.0  # nodes boot at the same time and share the machine's cores
 
-# Idempotent, so that it also mends what a killed `up` left half made. Forwarding is on so that a packet for the
-# outside is refused at once ("no route") instead of being lost in silence.
-NETWORK = """
-set -eu
-ip link set lo up
-ip link show dev "$1" >/dev/null 2>&1 || ip link add "$1" type bridge stp_state 0 forward_delay 0
-ip address replace "$2" dev "$1"
-ip link set "$1" up
-echo 1 > /proc/sys/net/ipv4/ip_forward
-"""
-
-# What OpenSSH runs to reach a node. It joins a cgroup of the lab, so that `down` also ends connections that linger.
-CONNECT = """#!/bin/sh
-echo $$ > {procs} || exit 1
-exec nsenter --net={netns} nc -N "$1" "$2"
-"""
-
 
 def up(lab: Lab, report: Report) -> tuple[NodeStatus, ...]:
     """Make what is missing of the lab and wait until all of it works; nodes no longer named are removed."""
     check(lab)
     require_machine()
     places = Places.of(lab)
-    with locked(places.run):
+    check_places(places)
+    with locked(places.run, lambda: report(f"lab: waiting for another command on {lab.site}")):
         Cgroup.of(lab.site, "build").kill()  # of an `up` that was killed
         public_key = _keys(places)
-        _network(lab, places, report)
-        _proxy(lab, places)
+        network.ensure(lab, places, report)
+        network.ensure_proxy(lab, places)
         conf = apt.container_conf(lab.gateway, apt.machine_settings())
         image = base.ensure(lab, places, conf, report)
         _drop(lab, places, report)
@@ -83,13 +63,13 @@ def down(lab: Lab, report: Report) -> None:
     check(lab)
     require_machine()
     places = Places.of(lab)
-    with locked(places.run):
+    with locked(places.run, lambda: report(f"lab: waiting for another command on {lab.site}")):
         report(f"lab: taking {lab.site} down")
         Cgroup.of(lab.site).kill()
         with suppress(OSError):
             Cgroup.of(lab.site).path.parent.rmdir()  # the last lab out
-        _unpin(places)
-        for disks in {places.disks, *_recorded_disks(places)}:
+        network.remove(places)
+        for disks in {places.disks, *network.recorded_disks(places)}:
             shutil.rmtree(disks, ignore_errors=not disks.exists())
         for file in (places.private_key, places.private_key.with_suffix(".pub"), places.known_hosts):
             file.unlink(missing_ok=True)
@@ -147,58 +127,6 @@ def _keys(places: Places) -> str:
     return public.read_text()
 
 
-def _network(lab: Lab, places: Places, report: Report) -> None:
-    """The namespace, pinned on a file, and its bridge with the gateway's address."""
-    wanted = {"cidr": lab.cidr, "gateway": lab.gateway, "disks": str(places.disks)}
-    record = places.run / "lab.json"
-    before = json.loads(record.read_text()) if record.exists() else wanted
-    if (before["cidr"], before["gateway"]) != (lab.cidr, lab.gateway):
-        report(f"lab: the network changes from {before['cidr']} to {lab.cidr}, nodes start anew")
-        Cgroup.of(lab.site).kill()
-        _unpin(places)
-    record.write_text(json.dumps(wanted, indent=2) + "\n")
-    if not _is_pinned(places.netns):
-        Cgroup.of(lab.site).kill()  # whatever lives without a network it can be reached by
-        places.netns.touch(mode=0o600)
-        run("unshare", f"--net={places.netns}", "true")
-    prefix = ipaddress.IPv4Network(lab.cidr).prefixlen
-    run("nsenter", f"--net={places.netns}", "sh", "-c", NETWORK, "network", BRIDGE, f"{lab.gateway}/{prefix}")
-    connections = Cgroup.of(lab.site, "connections")
-    connections.make()
-    places.connect.write_text(CONNECT.format(procs=connections.path / "cgroup.procs", netns=places.netns))
-
-
-def _is_pinned(netns: Path) -> bool:
-    return any(f" {netns} " in line and " nsfs " in line for line in Path("/proc/self/mountinfo").read_text().split("\n"))
-
-
-def _unpin(places: Places) -> None:
-    while _is_pinned(places.netns):
-        run("umount", places.netns)
-    places.netns.unlink(missing_ok=True)
-
-
-def _proxy(lab: Lab, places: Places) -> None:
-    """The package proxy: outside the namespace, with a listening socket inside."""
-    record, log, config = (places.run / f"proxy.{suffix}" for suffix in ("pid", "log", "json"))
-    upstreams = apt.upstreams(apt.read_machine())
-    wanted = {"upstreams": dict(upstreams), "cache": str(places.cache / "apt"), "proxy": apt.upstream_proxy()}
-    text = json.dumps(wanted, indent=2) + "\n"
-    process = Process.read(record)
-    if process and process.is_alive() and config.exists() and config.read_text() == text:
-        return
-    cgroup = Cgroup.of(lab.site, "proxy")
-    cgroup.kill()
-    config.touch(mode=0o600)  # a proxy's URL may hold a password
-    config.write_text(text)
-    with socket_inside(places.netns) as listener:
-        listener.setsockopt(*aptproxy.REUSE_ADDRESS)
-        listener.bind((lab.gateway, apt.PROXY_PORT))
-        listener.listen(64)
-        command = (sys.executable, "-I", aptproxy.__file__, config)
-        spawn(command, cgroup=cgroup, log=log, record=record, stdin=listener.fileno())
-
-
 def _drop(lab: Lab, places: Places, report: Report) -> None:
     """Remove nodes that the lab no longer names."""
     wanted = {node.name for node in lab.nodes}
@@ -250,7 +178,7 @@ def _is_settled(node: Node) -> bool:
 
 def _is_up(found: NodeStatus) -> bool:
     """A unit that fails is for a role or its test to judge; a node that cannot be logged in to is ours."""
-    return found.state == "running" or (found.state == "degraded" and found.detail.startswith("failed units"))
+    return found.state == "running" or (found.state == "degraded" and found.detail.startswith(FAILED_UNITS))
 
 
 def _not_up(node: Node, found: NodeStatus, limit: float) -> LabError:
@@ -263,21 +191,10 @@ def _not_up(node: Node, found: NodeStatus, limit: float) -> LabError:
 
 
 def _known_hosts(lab: Lab, places: Places) -> None:
-    """One name for each host key, written whole or not at all: ssh may be reading it."""
+    """One line for each host key, under the node's name and its address."""
     lines = [
         f"{node.name},{node.address} {key}\n"
         for node in lab.nodes
         for key in Disk(path=places.disks / node.name).host_keys()
     ]
-    partial = places.known_hosts.with_suffix(".part")
-    partial.write_text("".join(lines))
-    partial.rename(places.known_hosts)
-
-
-def _recorded_disks(places: Places) -> tuple[Path, ...]:
-    """Where `up` put the disks, should HALLIGAN_LAB_DIR say something else by now."""
-    record = places.run / "lab.json"
-    try:
-        return (Path(json.loads(record.read_text())["disks"]),)
-    except (OSError, ValueError, KeyError):
-        return ()
+    write_whole(places.known_hosts, "".join(lines))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.lab.errors import LabError
 
-__all__ = ["Lab", "LabConnection", "LabNode", "NodeStatus", "Places", "check"]
+__all__ = ["USER", "Lab", "LabConnection", "LabNode", "NodeStatus", "Places", "check", "check_places"]
 
 RUN_DIR = Path("/run/halligan-lab")
 USER = "halligan"
@@ -96,8 +96,19 @@ class Places:
     def known_hosts(self) -> Path:
         return self.state / "known_hosts"
 
+    def record(self, node: str) -> Path:
+        """Pid and start time of a node's keeper; the prefix keeps a node called "proxy" apart from the proxy."""
+        return self.run / f"node-{node}.pid"
+
     def console(self, node: str) -> Path:
-        return self.run / f"{node}.console"
+        return self.run / f"node-{node}.console"
+
+
+def check_places(places: Places) -> None:
+    """Refuse folders that an overlay mount or a container's private /run would trip over."""
+    for folder in (places.disks, places.cache):
+        if folder.is_relative_to("/run") or set(",:\\ \n\"'") & set(str(folder)):
+            raise _bad(f"folder {folder}", "Use a path outside of /run, without spaces, quotes, commas and colons.")
 
 
 def check(lab: Lab) -> None:
