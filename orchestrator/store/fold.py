@@ -1,0 +1,270 @@
+"""The fold: what a sequence of events makes us believe. Pure; the SQL writer applies it to the rows a batch touches.
+
+    step.finished   create, update and good    the placement is known with its digest and outputs
+                    ... and unrun              as before: digest, outputs and seconds of the last success stay
+                    remove and good            the placement is gone
+                    failed or unreachable      the status says so; digest and outputs of the last success stay
+                    check, skipped             nothing
+    node.forgotten                             the node and all its placements are gone
+    run.started, run.finished                  the run's record
+    everything else                            nothing
+
+The revision is the number of the last event after which a plan made before it could be wrong (see `_may_change`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.model import (
+    Action,
+    Event,
+    Fingerprint,
+    NodeState,
+    Outcome,
+    PlacementState,
+    Snapshot,
+    Status,
+    StepId,
+)
+from orchestrator.store import kinds
+from orchestrator.store.codec import node_from_json
+from orchestrator.store.values import Duration, InFlight, Process, Run, RunStatus
+
+__all__ = ["Progress", "State", "fold", "names_node", "progress", "role_of", "snapshot_of", "touches_placement"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All that is believed, or a part of it that is complete for the events at hand."""
+
+    revision: int = 0
+    placements: Mapping[StepId, PlacementState] = field(default_factory=dict)
+    nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    durations: Mapping[str, Duration] = field(default_factory=dict)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run has come, in the order in which things happened."""
+
+    in_flight: tuple[InFlight, ...]
+    finished: Mapping[StepId, Outcome]
+
+
+def fold(state: State, events: Iterable[Event]) -> State:
+    """Return what is believed after `events`, which carry their numbers. An event that makes no sense raises."""
+    draft = _Draft(state)
+    for event in events:
+        rule = _RULES.get(event.kind)
+        if rule is not None:
+            rule(draft, event)
+        if _may_change(event):
+            draft.revision = event.seq
+    return draft.state()
+
+
+def snapshot_of(state: State, fingerprints: Mapping[str, Fingerprint]) -> Snapshot:
+    """Return the snapshot, with those of `fingerprints` that its placements use."""
+    used = {p.digest for p in state.placements.values()}
+    return Snapshot(
+        revision=state.revision,
+        placements=state.placements,
+        nodes=state.nodes,
+        fingerprints={digest: print_ for digest, print_ in fingerprints.items() if digest in used},
+        durations={role: duration.mean_s for role, duration in state.durations.items()},
+    )
+
+
+def role_of(step: str) -> str:
+    """Return the part of a step id before "@"."""
+    return step.partition("@")[0]
+
+
+def touches_placement(event: Event) -> bool:
+    """Whether the event is the outcome of a step that may have changed its host."""
+    return event.kind == kinds.STEP_FINISHED and event.data["action"] != Action.CHECK
+
+
+def names_node(event: Event) -> bool:
+    """Whether the event tells of a connection to its node that worked."""
+    return (
+        touches_placement(event)
+        and event.data.get("node") is not None
+        and event.data["status"] not in (Status.UNREACHABLE, Status.SKIPPED)
+        and not event.data.get("unrun")
+    )
+
+
+def _may_change(event: Event) -> bool:
+    # A start counts: after it, a crash leaves a host about which the plans made before know nothing.
+    started = event.kind == kinds.STEP_STARTED and event.data["action"] != Action.CHECK
+    return started or touches_placement(event) or event.kind == kinds.NODE_FORGOTTEN
+
+
+class _Draft:
+    """A private copy of a state, changed event by event, so that a fold over n events costs n and not n squared."""
+
+    def __init__(self, state: State) -> None:
+        self.revision = state.revision
+        self.placements = dict(state.placements)
+        self.nodes = dict(state.nodes)
+        self.durations = dict(state.durations)
+        self.runs = dict(state.runs)
+
+    def state(self) -> State:
+        return State(
+            revision=self.revision,
+            placements=self.placements,
+            nodes=self.nodes,
+            durations=self.durations,
+            runs=self.runs,
+        )
+
+
+def _step_finished(draft: _Draft, event: Event) -> None:
+    status = Status(event.data["status"])
+    action = Action(event.data["action"])
+    if action is Action.CHECK or status is Status.SKIPPED:
+        return
+    step = StepId(event.step)
+    old = draft.placements.get(step)
+    if not status.good:
+        draft.placements[step] = _failed(old, event, status)
+    elif action is Action.REMOVE:
+        draft.placements.pop(step, None)
+    else:
+        draft.placements[step] = _succeeded(old, event, status)
+        _count_duration(draft, event)
+    if names_node(event):
+        draft.nodes[event.node] = NodeState(name=event.node, node=node_from_json(event.data["node"]))
+
+
+def _succeeded(old: PlacementState | None, event: Event, status: Status) -> PlacementState:
+    data = event.data
+    if old is not None and data.get("unrun"):
+        return replace(old, status=status, digest=data.get("digest") or old.digest, at=event.at, run=event.run)
+    return PlacementState(
+        id=StepId(event.step),
+        role=role_of(event.step),
+        node=event.node,
+        status=status,
+        digest=data["digest"],
+        outputs=data["outputs"],
+        at=event.at,
+        seconds=data["seconds"],
+        run=event.run,
+    )
+
+
+def _failed(old: PlacementState | None, event: Event, status: Status) -> PlacementState:
+    seconds = event.data["seconds"]
+    if old is not None:
+        return replace(old, status=status, at=event.at, seconds=seconds, run=event.run)
+    return PlacementState(
+        id=StepId(event.step),
+        role=role_of(event.step),
+        node=event.node,
+        status=status,
+        at=event.at,
+        seconds=seconds,
+        run=event.run,
+    )
+
+
+def _count_duration(draft: _Draft, event: Event) -> None:
+    if event.data.get("unrun"):
+        return
+    role = role_of(event.step)
+    old = draft.durations.get(role) or Duration(role=role)
+    draft.durations[role] = Duration(role=role, count=old.count + 1, total_s=old.total_s + event.data["seconds"])
+
+
+def _node_forgotten(draft: _Draft, event: Event) -> None:
+    for step in [p.id for p in draft.placements.values() if p.node == event.node]:
+        del draft.placements[step]
+    draft.nodes.pop(event.node, None)
+
+
+def _run_started(draft: _Draft, event: Event) -> None:
+    data = event.data
+    old = draft.runs.get(event.run)
+    draft.runs[event.run] = Run(
+        id=event.run,
+        plan_id=data["plan_id"],
+        command=data["command"],
+        started=old.started if old else event.at,
+        host=data.get("host", ""),
+        pid=data.get("pid", 0),
+        steps=data["steps"],
+    )
+
+
+def _run_finished(draft: _Draft, event: Event) -> None:
+    old = draft.runs.get(event.run)
+    if old is None:
+        raise ValueError(f"run {event.run!r} finished but never started")
+    status = RunStatus(event.data["status"])
+    draft.runs[event.run] = replace(old, status=status, finished=event.at, counts=event.data["counts"])
+
+
+_RULES: Mapping[str, Callable[[_Draft, Event], None]] = {
+    kinds.STEP_FINISHED: _step_finished,
+    kinds.NODE_FORGOTTEN: _node_forgotten,
+    kinds.RUN_STARTED: _run_started,
+    kinds.RUN_FINISHED: _run_finished,
+}
+
+
+# --- one run ------------------------------------------------------------------------------------------------------
+
+
+def progress(events: Iterable[Event]) -> Progress:
+    """Return what the events of one run say about its steps. One that is started again has no outcome yet."""
+    started: dict[StepId, Event] = {}
+    finished: dict[StepId, Outcome] = {}
+    processes: dict[str, Process] = {}
+    for event in events:
+        step = StepId(event.step)
+        if event.kind == kinds.BATCH_PROCESS:
+            processes[event.data["batch"]] = Process(**event.data)
+            continue
+        started.pop(step, None)
+        finished.pop(step, None)
+        if event.kind == kinds.STEP_STARTED:
+            started[step] = event
+        elif event.kind in (kinds.STEP_FINISHED, kinds.STEP_SKIPPED):
+            finished[step] = _outcome(event)
+    in_flight = tuple(_in_flight(event, processes) for event in started.values())
+    return Progress(in_flight=in_flight, finished=finished)
+
+
+def _in_flight(event: Event, processes: Mapping[str, Process]) -> InFlight:
+    data = event.data
+    return InFlight(
+        step=StepId(event.step),
+        node=event.node,
+        action=data["action"],
+        batch=data["batch"],
+        attempt=data["attempt"],
+        at=event.at,
+        executor=data["executor"],
+        process=processes.get(data["batch"]),
+    )
+
+
+def _outcome(event: Event) -> Outcome:
+    data, step = event.data, StepId(event.step)
+    if event.kind == kinds.STEP_SKIPPED:
+        return Outcome(step=step, status=Status.SKIPPED, problem=data["reason"], cause=data["cause"])
+    return Outcome(
+        step=step,
+        status=Status(data["status"]),
+        outputs=data["outputs"],
+        problem=data["problem"],
+        seconds=data["seconds"],
+        attempt=data["attempt"],
+        unrun=data["unrun"],
+    )

@@ -1,0 +1,150 @@
+"""The kinds of events and how each is made. `docs/store.md` has a heading per kind with the keys of its data.
+
+An event never holds a secret: its data is JSON, and a SecretRef is not. Unless said otherwise, times are UTC seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.model import Event, Json, Outcome, PlanNode, Step, StepId
+from orchestrator.store.codec import node_to_json
+from orchestrator.store.values import Process, Run, RunStatus
+
+__all__ = [
+    "BATCH_PROCESS",
+    "CHECK_FINISHED",
+    "KINDS",
+    "NODE_FORGOTTEN",
+    "RUN_FINISHED",
+    "RUN_STARTED",
+    "STEP_FINISHED",
+    "STEP_RETRY",
+    "STEP_SKIPPED",
+    "STEP_STARTED",
+    "batch_process",
+    "check_finished",
+    "node_forgotten",
+    "run_finished",
+    "run_started",
+    "step_finished",
+    "step_retry",
+    "step_skipped",
+    "step_started",
+]
+
+RUN_STARTED = "run.started"
+"""An apply begins, or goes on with the same run id after a crash: plan_id, steps, command, host, pid."""
+
+RUN_FINISHED = "run.finished"
+"""An apply ended, or somebody found its process gone: status, counts."""
+
+STEP_STARTED = "step.started"
+"""A step was handed to an executor; from now on its host may have changed: action, batch, attempt, executor."""
+
+STEP_RETRY = "step.retry"
+"""An attempt failed and another one will follow after a pause: attempt, problem, wait_s."""
+
+STEP_FINISHED = "step.finished"
+"""A step came to its outcome: action, status, digest, outputs, seconds, problem, attempt, unrun, and maybe node."""
+
+STEP_SKIPPED = "step.skipped"
+"""A step was given up without a try: cause (the step whose failure is the root), reason."""
+
+BATCH_PROCESS = "batch.process"
+"""An executor started a child process for a batch: batch, pid, start_time, folder."""
+
+CHECK_FINISHED = "check.finished"
+"""A check of the hosts for drift ended: checked, drift (steps that would change), failed (steps without an answer)."""
+
+NODE_FORGOTTEN = "node.forgotten"
+"""Somebody said that a node is gone for good; all that was believed of it is dropped: reason."""
+
+KINDS = frozenset(
+    {
+        RUN_STARTED,
+        RUN_FINISHED,
+        STEP_STARTED,
+        STEP_RETRY,
+        STEP_FINISHED,
+        STEP_SKIPPED,
+        BATCH_PROCESS,
+        CHECK_FINISHED,
+        NODE_FORGOTTEN,
+    },
+)
+
+
+def run_started(run: Run) -> Event:
+    """`run.status`, `finished` and `counts` are not part of it. A known id means that the run is resumed."""
+    data = {"plan_id": run.plan_id, "steps": run.steps, "command": run.command, "host": run.host, "pid": run.pid}
+    return Event(kind=RUN_STARTED, at=run.started, run=run.id, data=data)
+
+
+def run_finished(run: str, status: RunStatus, *, at: float, counts: Mapping[str, int] | None = None) -> Event:
+    return Event(kind=RUN_FINISHED, at=at, run=run, data={"status": str(status), "counts": dict(counts or {})})
+
+
+def step_started(step: Step, *, run: str, at: float, batch: str, attempt: int = 1, executor: str = "") -> Event:
+    data = {"action": str(step.action), "batch": batch, "attempt": attempt, "executor": executor}
+    return Event(kind=STEP_STARTED, at=at, run=run, node=step.node, step=step.id, data=data)
+
+
+def step_retry(step: Step, *, run: str, at: float, attempt: int, problem: str, wait_s: float) -> Event:
+    """`attempt` is the one that failed."""
+    data = {"attempt": attempt, "problem": problem, "wait_s": wait_s}
+    return Event(kind=STEP_RETRY, at=at, run=run, node=step.node, step=step.id, data=data)
+
+
+def step_finished(
+    step: Step,
+    outcome: Outcome,
+    *,
+    run: str,
+    at: float,
+    digest: str | None = None,
+    node: PlanNode | None = None,
+) -> Event:
+    """`digest` is what a success was made of; give it when the plan could not know it yet (default: `step.digest`).
+
+    `node` may be given every time: the store keeps it only where it differs from what it knows.
+    """
+    data: dict[str, Json] = {
+        "action": str(step.action),
+        "status": str(outcome.status),
+        "digest": step.digest if digest is None else digest,
+        "outputs": dict(outcome.outputs),
+        "seconds": outcome.seconds,
+        "problem": outcome.problem,
+        "attempt": outcome.attempt,
+        "unrun": outcome.unrun,
+    }
+    if node is not None:
+        data["node"] = node_to_json(node)
+    return Event(kind=STEP_FINISHED, at=at, run=run, node=step.node, step=step.id, data=data)
+
+
+def step_skipped(step: Step, *, run: str, at: float, cause: StepId | None, reason: str) -> Event:
+    data = {"action": str(step.action), "cause": cause, "reason": reason}
+    return Event(kind=STEP_SKIPPED, at=at, run=run, node=step.node, step=step.id, data=data)
+
+
+def batch_process(process: Process, *, run: str, at: float) -> Event:
+    data = {"batch": process.batch, "pid": process.pid, "start_time": process.start_time, "folder": process.folder}
+    return Event(kind=BATCH_PROCESS, at=at, run=run, data=data)
+
+
+def check_finished(
+    *,
+    run: str,
+    at: float,
+    checked: int,
+    drift: Sequence[StepId] = (),
+    failed: Sequence[StepId] = (),
+) -> Event:
+    data = {"checked": checked, "drift": list(drift), "failed": list(failed)}
+    return Event(kind=CHECK_FINISHED, at=at, run=run, data=data)
+
+
+def node_forgotten(node: str, *, at: float, run: str = "", reason: str = "") -> Event:
+    return Event(kind=NODE_FORGOTTEN, at=at, run=run, node=node, data={"reason": reason})

@@ -1,0 +1,157 @@
+"""The tables, the same on SQLite and PostgreSQL, and how older stores become like them.
+
+`events` and `plans` and `logs` are facts, only added to. The other tables hold the fold of the events, kept in the same
+transaction, so that nobody has to read all events to know what is believed. Imports sqlalchemy: load this room lazily.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+__all__ = [
+    "UPGRADES",
+    "durations",
+    "events",
+    "fingerprints",
+    "head",
+    "holders",
+    "latest_version",
+    "logs",
+    "meta",
+    "metadata",
+    "nodes",
+    "placements",
+    "plans",
+    "runs",
+]
+
+metadata = MetaData()
+
+_Id = Text().with_variant(Text(collation="C"), "postgresql")  # sorts by code point on both
+_Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite makes only INTEGER keys the row's own number
+
+
+def _key(name: str) -> Column[str]:
+    return Column(name, _Id, primary_key=True)
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, _Id, nullable=False)
+
+
+def _time(name: str) -> Column[float]:
+    return Column(name, Double, nullable=False)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, _Number, nullable=False)
+
+
+meta = Table("meta", metadata, _key("name"), _text("value"))
+
+head = Table(  # one row: the number of the last event, and the last one after which plans may be wrong
+    "head",
+    metadata,
+    Column("id", Integer, CheckConstraint("id = 1"), primary_key=True, autoincrement=False),
+    _count("seq"),
+    _count("revision"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    # Numbers are given under the writer's lock, not by a sequence: readers that follow them must never miss a late one.
+    Column("seq", _Number, primary_key=True, autoincrement=False),
+    _text("kind"),
+    _time("at"),
+    _text("run"),
+    _text("node"),
+    _text("step"),
+    _text("data"),
+    Index("events_run", "run", "seq"),
+    Index("events_node", "node", "seq"),
+    Index("events_step", "step", "seq"),
+)
+
+placements = Table(
+    "placements",
+    metadata,
+    _key("id"),
+    _text("role"),
+    Column("node", _Id, nullable=False, index=True),
+    _text("status"),
+    _text("digest"),
+    _text("outputs"),
+    _time("at"),
+    _time("seconds"),
+    _text("run"),
+    sqlite_with_rowid=False,
+)
+
+nodes = Table("nodes", metadata, _key("name"), _text("data"))
+
+durations = Table("durations", metadata, _key("role"), _count("count"), _time("total_s"))
+
+fingerprints = Table(
+    "fingerprints", metadata, _key("digest"), _text("role"), _text("platform"), _text("inputs"), sqlite_with_rowid=False
+)
+
+plans = Table("plans", metadata, _key("id"), Column("document", LargeBinary, nullable=False))
+
+runs = Table(
+    "runs",
+    metadata,
+    _key("id"),
+    Column("plan_id", _Id, ForeignKey("plans.id")),  # a run without its plan could not be resumed
+    _text("command"),
+    _text("status"),
+    _time("started"),
+    _time("finished"),
+    _text("host"),
+    _count("pid"),
+    _count("steps"),
+    _text("counts"),
+)
+
+logs = Table(
+    "logs",
+    metadata,
+    Column("id", _Number, primary_key=True),
+    _text("run"),
+    _text("step"),
+    _text("node"),
+    _count("attempt"),
+    _time("at"),
+    Column("text", LargeBinary, nullable=False),
+    Index("logs_node", "node", "id"),
+    Index("logs_step", "step", "id"),
+    Index("logs_run", "run", "id"),
+)
+
+holders = Table("holders", metadata, _key("site"), _text("holder"))  # who holds the advisory lock; PostgreSQL only
+
+UPGRADES: tuple[Callable[[Connection], None], ...] = ()
+"""Item i turns a store of version i + 1 into version i + 2, inside a transaction that also records the new version.
+
+New stores get the tables above at once. A change of the tables comes with an item here that does the same to an old
+store, written in plain SQL: it must still mean the same after the next change.
+"""
+
+
+def latest_version() -> int:
+    return 1 + len(UPGRADES)
