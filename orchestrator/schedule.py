@@ -103,10 +103,15 @@ class Schedule:
         outputs: Mapping[StepId, Mapping[str, Json]] | None = None,
         finished: Sequence[Outcome] = (),
         check: bool = False,
+        prefix: str = "",
     ) -> None:
-        """Start a plan, or go on with it: `finished` are the final outcomes that an earlier process committed."""
+        """Start a plan, or go on with it: `finished` are the final outcomes that an earlier process committed.
+
+        `prefix` starts the ids of batches; give another one to each process that goes on with a run.
+        """
         self._plan = plan
         self._check = check
+        self._prefix = prefix
         self._limits = plan.policy.limits
         self._steps = {step.id: step for step in plan.steps}
         self._outputs: dict[StepId, Mapping[str, Json]] = dict(outputs or {})
@@ -174,6 +179,11 @@ class Schedule:
         if self._check or self._draining or outcome.attempt > tries:
             return Verdict(outcome=outcome)
         return Verdict(outcome=outcome, retry_in_s=retry.backoff_s * 2 ** (outcome.attempt - 1))
+
+    def step_run(self, step: StepId) -> StepRun | None:
+        """Return a step as it would be handed to an executor; None when it would not be run at all."""
+        run = self._run(self._steps[step])
+        return run if isinstance(run, StepRun) else None
 
     def record(self, verdict: Verdict, now: float) -> tuple[Outcome, ...]:
         """Take in a committed verdict; return the skips that it causes, which the caller commits too."""
@@ -368,7 +378,7 @@ class Schedule:
 
     def _batch(self, lane: _Lane, runs: list[StepRun]) -> Batch:
         role, action = lane
-        key = f"b{next(self._numbers)}"
+        key = f"{self._prefix}b{next(self._numbers)}"
         for run in runs:
             self._in_flight[run.step] = key
         self._batches[key] = len(runs)

@@ -2,10 +2,12 @@
 
 make.py       the comparison with the last success: create, update, remove, check, or nothing
 summary.py    counts, waves, critical path, expected duration, destructive steps
+consent.py    destruction and blast radius that apply refuses without agreement
 document.py   Plan <-> JSON, with the digest that signs it
 select.py     patterns that narrow a plan to nodes, groups or roles
 """
 
+from orchestrator.plan.consent import refusals
 from orchestrator.plan.document import dump, parse
 from orchestrator.plan.make import make, make_check
 from orchestrator.plan.select import Selection
@@ -20,6 +22,7 @@ __all__ = [
     "make",
     "make_check",
     "parse",
+    "refusals",
     "step_graph",
     "summarize",
 ]

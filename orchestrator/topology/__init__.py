@@ -15,7 +15,7 @@ from orchestrator.topology.binding import Binder, cycle_problem
 from orchestrator.topology.inputs import Inputs
 from orchestrator.topology.placing import place
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "wanted_secrets"]
 
 
 def resolve(spec: Spec, catalog: Catalog) -> Topology:
@@ -50,3 +50,13 @@ def resolve(spec: Spec, catalog: Catalog) -> Topology:
         bindings=dict(sorted(binder.bindings.items())),
     )
     return replace(topology, problems=(*spec.problems, *warnings))
+
+
+def wanted_secrets(spec: Spec, catalog: Catalog) -> tuple[str, ...]:
+    """Return the secret options that placed roles require and nothing sets, whatever else is wrong with the site."""
+    ignored: list[Problem] = []
+    pairs = place(spec, catalog, ignored)
+    inputs = Inputs(spec, catalog, Binder(spec, catalog, pairs, ignored), ignored)
+    for pair in pairs:
+        inputs.of(pair)
+    return inputs.missing_secrets()

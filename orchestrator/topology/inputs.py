@@ -62,14 +62,28 @@ class Inputs:
         """Return what is missing on some node, and a warning for each variable that looks like a mistyped option."""
         return [*self._missing_inputs(), *self._mistyped_options()]
 
+    def missing_secrets(self) -> tuple[str, ...]:
+        return tuple(
+            sorted(
+                {
+                    name
+                    for role, name in self._missing
+                    if self._catalog[role].options[name].secret and not self._is_wired(role, name)
+                }
+            )
+        )
+
+    def _is_wired(self, role: str, name: str) -> bool:
+        """Whether another role gives the value: its missing provider is reported where it was looked for."""
+        wire = self._catalog[role].inputs.get(name)
+        return wire is not None and bool(wire.capability)
+
     def _missing_inputs(self) -> Iterator[Problem]:
         """One problem per role and option that lacks a value, however many nodes it is on."""
         for (role, name), nodes in sorted(self._missing.items()):
-            contract = self._catalog[role]
-            wire = contract.inputs.get(name)
-            if wire is not None and wire.capability:
-                continue  # its missing provider is reported where it was looked for
-            option = contract.options[name]
+            if self._is_wired(role, name):
+                continue
+            option = self._catalog[role].options[name]
             if option.secret:
                 what, hint = "the secret", f"`halligan secrets init {self._spec.site}` generates it"
             else:

@@ -1,0 +1,115 @@
+"""ansible-runner's events of one batch -> Outcomes, host by host, while the batch still runs.
+
+A host is finished by the event of one of three tasks: "Halligan done" and "Halligan failed" of playbooks/run_role.yml,
+or being unreachable. A failed task alone says nothing: a rescue in the role may follow. Secrets do not come this way:
+Ansible censors the results of `no_log` tasks before they become events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.model import Batch, Json, Outcome, Status, StepRun
+
+__all__ = ["Reader"]
+
+_DONE = "Halligan done"
+_FAILED = "Halligan failed"
+_OUTPUTS = "Publish the outputs"
+_HOUSEKEEPING = {_DONE, _OUTPUTS}
+
+
+@dataclass(slots=True)
+class _Host:
+    """What is known of a host so far."""
+
+    run: StepRun
+    changed: bool = False
+    outputs: Mapping[str, Json] = field(default_factory=dict)
+    failure: str = ""
+    lines: list[str] = field(default_factory=list)
+    task: str = ""
+    finished: bool = False
+
+
+class Reader:
+    """Takes events one by one and returns what they decide. Holds the state of the batch's hosts."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._hosts = {run.node.name: _Host(run=run) for run in batch.runs}
+        self._check = batch.check
+
+    def read(self, event: Mapping[str, Any], seconds: float) -> Outcome | None:
+        """Return the outcome of the host that this event finishes, if it does. `seconds` is how long the run took."""
+        data = event.get("event_data") or {}
+        host = self._hosts.get(data.get("host", ""))
+        if host is None or host.finished:
+            return None
+        kind = event.get("event", "")
+        self._note(host, event, data)
+        result = data.get("res") or {}
+        match kind, data.get("task"):
+            case "runner_on_ok", task if task == _DONE:
+                return self._finish(host, Status.CHANGED if host.changed else Status.OK, "", seconds)
+            case "runner_on_ok", task if task == _OUTPUTS:
+                host.outputs = (result.get("ansible_stats") or {}).get("data") or {}
+            case "runner_on_ok", _:
+                host.changed = host.changed or bool(result.get("changed"))
+            case "runner_on_failed", task if task == _FAILED:
+                return self._finish(host, Status.FAILED, host.failure or _message(result), seconds)
+            case "runner_on_failed", task if not data.get("ignore_errors"):
+                host.failure = f"{_task_name(data)}: {_message(result)}"
+            case "runner_on_unreachable", _:
+                return self._finish(host, Status.UNREACHABLE, _message(result), seconds)
+        return None
+
+    def rest(self, problem: str, seconds: float) -> Iterator[Outcome]:
+        """Return an outcome for every host that has none when the run is over: a host must never just vanish."""
+        for host in self._hosts.values():
+            if not host.finished:
+                yield self._finish(host, Status.FAILED, host.failure or problem, seconds)
+
+    def _note(self, host: _Host, event: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        if data.get("task") in _HOUSEKEEPING:
+            return
+        task = _task_name(data)
+        text = str(event.get("stdout") or "").strip("\r\n")
+        if task != host.task:
+            host.task = task
+            host.lines.append(f"TASK [{task}]")
+        if text:
+            host.lines.extend(f"  {line.rstrip()}" for line in text.splitlines() if line.strip())
+
+    def _finish(self, host: _Host, status: Status, problem: str, seconds: float) -> Outcome:
+        host.finished = True
+        return Outcome(
+            step=host.run.step,
+            status=status,
+            outputs=host.outputs if status.good and not self._check else {},
+            problem=problem,
+            log="\n".join(host.lines),
+            seconds=seconds,
+            attempt=host.run.attempt,
+        )
+
+
+def _task_name(data: Mapping[str, Any]) -> str:
+    name = str(data.get("task") or "?")
+    role = data.get("role")
+    return f"{role} : {name}" if role and not name.startswith(f"{role} : ") else name
+
+
+def _message(result: Mapping[str, Any]) -> str:
+    """Return the most telling line of a result."""
+    if result.get("censored"):
+        return "failed; its output is hidden because it may hold a secret"
+    for key in ("msg", "stderr", "module_stderr", "exception", "stdout"):
+        text = str(result.get(key) or "").strip()
+        if text and text.lower() != "non-zero return code":
+            return " ".join(text.splitlines()[-3:])[:500]
+    if result.get("results"):
+        failed = [item for item in result["results"] if isinstance(item, dict) and item.get("failed")]
+        return _message(failed[0]) if failed else "an item failed"
+    return f"return code {result['rc']}" if "rc" in result else "failed"

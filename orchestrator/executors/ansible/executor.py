@@ -1,0 +1,219 @@
+"""One ansible-playbook process per batch, started and read through ansible-runner.
+
+What a run may know is written to a private folder in memory (inventory with secrets, mode 0700) and removed at its end.
+What it leaves (events, without secrets) goes to the site's state folder, so that a later controller can read it after
+a crash. The child dies with its controller (`setpriv --pdeathsig`), so no playbook ever runs unattended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.executors.ansible.events import Reader
+from orchestrator.executors.ansible.process import end, start_time
+from orchestrator.executors.base import Process, Report
+from orchestrator.inventory import batch_inventory
+from orchestrator.model import Action, Batch, Json, Outcome, PlanRole, SecretRef, StepRun
+
+__all__ = ["AnsibleExecutor"]
+
+
+@dataclass(slots=True)
+class _Run:
+    """A batch in flight. Several threads touch it: the runner's, the caller's and the timer's."""
+
+    batch: Batch
+    report: Callable[[Report], None]
+    folder: Path
+    private: Path
+    reader: Reader
+    started: float
+    thread: threading.Thread | None = None
+    pid: int = 0
+    pid_started: float = 0.0
+    stop: str = ""  # why it is being ended, if it is
+
+
+class AnsibleExecutor:
+    """Applies roles by Ansible's push mode."""
+
+    name = "ansible"
+
+    def __init__(
+        self, *, project: Path, site: str, runs: Path, secret: Callable[[SecretRef], Json], roles: Sequence[Path] = ()
+    ) -> None:
+        """`project` holds playbooks/ and ansible.cfg; `runs` gets a folder per batch; `secret` reveals a reference."""
+        self._project = project
+        self._site = site
+        self._folder = runs
+        self._secret = secret
+        self._roles = tuple(roles) or (project / "roles",)
+        self._runs: dict[str, _Run] = {}
+        self._lock = threading.Lock()
+
+    def submit(self, batch: Batch, report: Callable[[Report], None]) -> None:
+        folder = self._folder / batch.id
+        run = _Run(
+            batch=batch,
+            report=report,
+            folder=folder,
+            private=_private_folder(folder),
+            reader=Reader(batch),
+            started=time.monotonic(),
+        )
+        with self._lock:
+            self._runs[batch.id] = run
+        run.thread = threading.Thread(target=self._work, args=(run,), name=f"ansible-{batch.id}")
+        run.thread.start()
+
+    def cancel(self, batch: str) -> None:
+        with self._lock:
+            run = self._runs.get(batch)
+        if run:
+            self._stop(run, "cancelled")
+
+    def recover(self, process: Process, runs: Sequence[StepRun]) -> tuple[Outcome, ...]:
+        end(process.pid, process.start_time)
+        folder = Path(process.folder)
+        shutil.rmtree(_private_path(folder), ignore_errors=True)
+        batch = Batch(
+            id=process.batch, role=PlanRole(name="", digest=""), action=Action.UPDATE, runs=tuple(runs), timeout_s=0
+        )
+        reader = Reader(batch)
+        outcomes = (reader.read(event, 0.0) for event in _saved_events(folder))
+        return tuple(outcome for outcome in outcomes if outcome)
+
+    def close(self) -> None:
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            self._stop(run, "cancelled")
+        for run in runs:
+            if run.thread:
+                run.thread.join()
+
+    def _stop(self, run: _Run, why: str) -> None:
+        run.stop = run.stop or why
+        if run.pid:
+            # A thread of its own: ending politely may take seconds, and callers must not wait for it.
+            threading.Thread(target=end, args=(run.pid, run.pid_started), daemon=True).start()
+
+    def _work(self, run: _Run) -> None:
+        """Run a batch from start to end in a thread; whatever happens, every step gets an outcome."""
+        timer = threading.Timer(run.batch.timeout_s, self._stop, (run, f"timed out after {run.batch.timeout_s:g} s"))
+        timer.daemon = True
+        problem = "the Ansible run ended without a result for this host"
+        try:
+            timer.start()
+            problem = self._play(run) or problem
+        except Exception as error:
+            problem = f"Ansible could not be run: {error}"
+        finally:
+            timer.cancel()
+            shutil.rmtree(run.private, ignore_errors=True)
+            with self._lock:
+                self._runs.pop(run.batch.id, None)
+            for outcome in run.reader.rest(run.stop or problem, time.monotonic() - run.started):
+                run.report(outcome)
+
+    def _play(self, run: _Run) -> str:
+        """Run the playbook; return what it printed last if it could not start its work."""
+        import ansible_runner
+
+        inventory = run.private / "inventory.json"
+        inventory.write_text(json.dumps(batch_inventory(run.batch, self._site, self._secret)))
+        command = [
+            "--pdeathsig",
+            "TERM",
+            str(Path(sys.executable).parent / "ansible-playbook"),
+            "--inventory",
+            str(inventory),
+            "--forks",
+            str(len(run.batch.runs)),
+            *(["--check", "--diff"] if run.batch.check else []),
+            str(self._project / "playbooks" / "run_role.yml"),
+        ]
+        result = ansible_runner.run_command(
+            "setpriv",
+            cmdline_args=command,
+            private_data_dir=str(run.private),
+            project_dir=str(self._project),
+            host_cwd=str(self._project),
+            artifact_dir=str(run.folder.parent),
+            ident=run.folder.name,
+            event_handler=lambda event: self._on_event(run, event),
+            envvars=self._environment(),
+            runner_mode="subprocess",
+            quiet=True,
+            suppress_env_files=True,
+        )
+        return _last_words(result)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "ANSIBLE_CONFIG": str(self._project / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path) for path in self._roles),
+            "ANSIBLE_NOCOLOR": "true",
+            "ANSIBLE_FORCE_COLOR": "false",
+            "ANSIBLE_STDOUT_CALLBACK": "awx_display",
+            "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
+        }
+
+    def _on_event(self, run: _Run, event: Mapping[str, Any]) -> bool:
+        if not run.pid and event.get("pid"):
+            run.pid = int(event["pid"])
+            run.pid_started = start_time(run.pid)
+            run.report(Process(batch=run.batch.id, pid=run.pid, start_time=run.pid_started, folder=str(run.folder)))
+            if run.stop:
+                self._stop(run, run.stop)
+        if outcome := run.reader.read(event, time.monotonic() - run.started):
+            run.report(outcome)
+        return True  # ansible-runner keeps the event in the artifacts
+
+
+def _private_path(folder: Path) -> Path:
+    """Return where a run's secrets live: in memory where the system has such a place, found again after a crash."""
+    name = f"halligan-{os.getuid()}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    memory = Path("/dev/shm")  # noqa: S108 - tmpfs, and the folder is private
+    return (memory if memory.is_dir() else Path(tempfile.gettempdir())) / name
+
+
+def _private_folder(folder: Path) -> Path:
+    path = _private_path(folder)
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    return path
+
+
+def _saved_events(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Return the events that a run left, in order; the newest may be there only as Ansible's own half."""
+    events = []
+    for file in (folder / "job_events").glob("*.json"):
+        try:
+            events.append(json.loads(file.read_text()))
+        except (OSError, ValueError):
+            continue  # cut short by the crash
+    yield from sorted(events, key=lambda event: str(event.get("created", "")))
+
+
+def _last_words(result: Any) -> str:
+    """Return why a run without results failed, from the end of what it printed."""
+    if result.status == "successful":
+        return ""
+    try:
+        lines = [line.strip() for line in result.stdout.read().splitlines() if line.strip()]
+    except (OSError, AttributeError, ValueError):
+        return ""
+    told = [line for line in lines if line.startswith(("ERROR", "[ERROR]"))]
+    return " ".join((told or lines)[-3:])[:800]

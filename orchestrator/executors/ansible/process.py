@@ -1,0 +1,43 @@
+"""Child processes across a crash of the controller: which one it was, and that it is gone."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+__all__ = ["end", "is_running", "start_time"]
+
+
+def start_time(pid: int) -> float:
+    """Return when a process started, in clock ticks since boot (proc(5), stat field 22); 0 if there is none."""
+    try:
+        # The second field is the command in parentheses and may hold spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return 0.0 if fields[0] == "Z" else float(fields[19])
+
+
+def is_running(pid: int, started: float) -> bool:
+    return started > 0 and start_time(pid) == started
+
+
+def end(pid: int, started: float, grace_s: float = 10.0) -> None:
+    """End a process, politely first. Does nothing to another process that got its pid since."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if not is_running(pid, started):
+            return
+        for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
+            signal.pidfd_send_signal(handle, number)
+            if select.select([handle], [], [], wait_s)[0]:
+                return
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(handle)

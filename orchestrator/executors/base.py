@@ -1,0 +1,45 @@
+"""The seam between the scheduler and whatever does the work: five methods, no scheduling on the far side of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from orchestrator.model import Batch, Outcome, StepRun
+
+__all__ = ["Executor", "Process", "Report"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """The child process of a batch. The start time (clock ticks since boot) tells it from a later one of that pid.
+
+    `folder` is where it leaves what a later controller can read after a crash.
+    """
+
+    batch: str
+    pid: int
+    start_time: float
+    folder: str
+
+
+Report: TypeAlias = Process | Outcome
+
+
+class Executor(Protocol):
+    """Runs batches. Reports may come from any thread and in any order; exactly one Outcome per step of a batch."""
+
+    name: str
+
+    def submit(self, batch: Batch, report: Callable[[Report], None]) -> None:
+        """Start a batch and return at once."""
+
+    def cancel(self, batch: str) -> None:
+        """Ask a batch to end now; its unfinished steps report failed. Unknown or ended batches are ignored."""
+
+    def recover(self, process: Process, runs: Sequence[StepRun]) -> tuple[Outcome, ...]:
+        """End what is left of a batch whose controller died; return the outcomes that it had reached by then."""
+
+    def close(self) -> None:
+        """Cancel whatever runs and wait for it; nothing is left behind."""

@@ -1,0 +1,521 @@
+"""Use cases, one method each, shared by every door: load, plan, explain, apply, resume, check, status, forget, secrets.
+
+The composition root: only here are files, store, vault, lab and executors put together.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from orchestrator import apply as loop
+from orchestrator import catalog, files, graph, plan, spec, topology
+from orchestrator.apply import RunResult, Watcher
+from orchestrator.errors import HalliganError, ProblemsError, StalePlanError, closest
+from orchestrator.executors import Executor
+from orchestrator.inventory import site_inventory
+from orchestrator.lab import Lab, LabNode
+from orchestrator.lab import connection as lab_connection
+from orchestrator.model import (
+    Catalog,
+    Connection,
+    Event,
+    Outcome,
+    Placement,
+    PlacementState,
+    Plan,
+    Snapshot,
+    Spec,
+    Step,
+    StepId,
+    Topology,
+)
+from orchestrator.plan import Selection
+from orchestrator.schedule import Schedule
+from orchestrator.store import Holder, InFlight, Run, RunStatus, StepLog, Store, kinds
+from orchestrator.vault import Vault
+
+__all__ = ["Explanation", "Need", "RunResult", "Selection", "Settled", "Site", "Status", "load_plan", "open_site"]
+
+ExecutorFactory = Callable[["Site", str], Executor]
+_EVERYTHING = Selection()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One thing a step waits for, and whether it is still to be done."""
+
+    capability: str
+    provider: StepId
+    pending: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a step exists and what it waits for; `planned` is None when there is nothing to do."""
+
+    step: StepId
+    placement: Placement | None
+    planned: Step | None
+    state: PlacementState | None
+    needs: tuple[Need, ...]
+    after: tuple[Need, ...]
+    unlocks: tuple[StepId, ...]
+    wave: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What was found out about a run whose process had died."""
+
+    run: str
+    finished: tuple[Outcome, ...]  # came to an end unseen
+    unknown: tuple[StepId, ...]  # in flight; planned again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What we believe of a site now."""
+
+    site: str
+    snapshot: Snapshot
+    runs: tuple[Run, ...]
+    holder: Holder | None
+
+
+class Site:
+    """A site's folder with everything that belongs to it. Opening one reads nothing yet."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        roles: tuple[str, ...] = (),
+        state: str = "",
+        vault_password_file: str = "",
+        executor: ExecutorFactory | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.name = path.name
+        self.project = files.project_root(path)
+        self.role_paths = files.role_paths(path, roles)
+        self.state_dir = (path / ".halligan").absolute()
+        self.vault = Vault(path, password_file=vault_password_file)
+        self._state = state or str(self.state_dir / "state.db")
+        self._executor = executor or _ansible
+        self._clock = clock
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def spec(self) -> Spec:
+        """Return what the site should be, lab machines with the connection that the lab gives them."""
+        return self._with_lab(spec.read(files.read_site(self.path), self.vault))
+
+    def catalog(self) -> Catalog:
+        return catalog.read(files.read_roles(self.role_paths))
+
+    def load(self) -> Topology:
+        """Return the site's topology.
+
+        Raises:
+            ProblemsError: everything that is wrong with the spec, the roles and how they fit together.
+        """
+        problems: list[ProblemsError] = []
+        found: list[object] = []
+        for read in (self.spec, self.catalog):
+            try:
+                found.append(read())
+            except ProblemsError as error:
+                problems.append(error)
+        if problems:
+            raise ProblemsError([problem for error in problems for problem in error.problems])
+        return topology.resolve(found[0], found[1])  # type: ignore[arg-type]  # in the order above
+
+    def plan(self, selection: Selection = _EVERYTHING, *, check: bool = False) -> Plan:
+        """Return what has to happen, or with `check` what can be checked; touches no machine."""
+        site = self.load()
+        unmatched = selection.unmatched(site.spec.nodes, site.spec.groups, site.catalog)
+        if unmatched:
+            names = [*site.spec.nodes, *site.spec.groups, *site.catalog]
+            raise HalliganError(
+                f"nothing is called {unmatched[0]}.{closest(unmatched[0], names)}",
+                hint="patterns are shell globs on the names of nodes, groups or roles",
+            )
+        make = plan.make_check if check else plan.make
+        return make(site, self.snapshot(), selection)
+
+    def inventory(self) -> dict[str, Any]:
+        """Return the whole site as plain Ansible sees it, secrets revealed."""
+        return site_inventory(self.load(), self.vault.resolve)
+
+    def snapshot(self) -> Snapshot:
+        with self._reading() as store:
+            return store.snapshot() if store else Snapshot()
+
+    def status(self) -> Status:
+        with self._reading() as store:
+            if store is None:
+                return Status(site=self.name, snapshot=Snapshot(), runs=(), holder=None)
+            return Status(
+                site=self.name,
+                snapshot=store.snapshot(),
+                runs=tuple(store.runs(limit=10)),
+                holder=store.holder(self.name),
+            )
+
+    def events(self, *, after: int = 0, run: str = "", node: str = "") -> Iterator[Event]:
+        with self._reading() as store:
+            if store:
+                yield from store.events(after=after, run=run, node=node)
+
+    def log(self, *, node: str = "", step: str = "", run: str = "", limit: int | None = None) -> Iterator[StepLog]:
+        with self._reading() as store:
+            if store:
+                yield from store.log(node=node, step=step, run=run, limit=limit)
+
+    def check_store(self) -> list[str]:
+        with self._reading() as store:
+            return store.check() if store else []
+
+    def explain(self, name: str) -> Explanation:
+        """Return why a step exists and what it waits for."""
+        site = self.load()
+        snapshot = self.snapshot()
+        made = plan.make(site, snapshot)
+        steps = {step.id: step for step in made.steps}
+        key = StepId(name)
+        placement, planned = site.placements.get(key), steps.get(key)
+        if placement is None and planned is None:
+            raise HalliganError(
+                f"there is no step {name}.{closest(name, site.placements)}",
+                hint="a step is called role@node; `halligan plan --verbose` lists them",
+            )
+        return Explanation(
+            step=key,
+            placement=placement,
+            planned=planned,
+            state=snapshot.placements.get(key),
+            needs=_needs(site, placement.needs, steps) if placement else (),
+            after=_needs(site, placement.after, steps) if placement else (),
+            unlocks=_unlocks(made, key) if planned else (),
+            wave=plan.summarize(made).wave_of.get(key, 0),
+        )
+
+    # --- doing ----------------------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        made: Plan,
+        *,
+        consent: tuple[str, ...] = (),
+        on_event: Watcher,
+        command: str = "apply",
+        check: bool = False,
+    ) -> RunResult:
+        """Carry out a plan.
+
+        Raises:
+            LockedError: somebody else works on this site.
+            StalePlanError: the store or a role changed since the plan was made.
+            ProblemsError: the plan destroys without consent, or more than the policy allows.
+            StoreError: the store refused a commit; everything committed before is kept.
+        """
+        self._of_this_site(made)
+        if refused := plan.refusals(made, consent):
+            raise ProblemsError(refused)
+        self._roles_unchanged(made)
+        with self._working(command) as store:
+            self._refuse_open_run(store)
+            if store.revision() != made.base_revision and not check:
+                raise StalePlanError(
+                    f"the plan was made at revision {made.base_revision} of site {self.name}, "
+                    f"which is at revision {store.revision()} now",
+                    hint="something was applied in between; make the plan again and review it",
+                )
+            run = Run(
+                id=self._new_run_id(),
+                plan_id=made.id,
+                command=command,
+                started=self._clock(),
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                steps=len(made.steps),
+            )
+            store.save_plan(made.id, plan.dump(made))
+            on_event(self._begin(store, run))
+            schedule = Schedule(made, outputs=_outputs(store.snapshot()), check=check)
+            return self._loop(made, schedule, store, run.id, on_event, check=check)
+
+    def resume(self, *, on_event: Watcher) -> RunResult:
+        """Go on with the run whose process died: nothing that finished runs again, nothing in flight is lost."""
+        with self._working("apply --resume") as store:
+            run = store.open_run()
+            if run is None:
+                last = store.last_run()
+                told = f"its last run, {last.id}, {last.status}" if last else "it has never been applied"
+                raise HalliganError(
+                    f"site {self.name} has no interrupted run: {told}", hint=f"use `halligan apply {self.name}`"
+                )
+            made = plan.parse(store.load_plan(run.plan_id), f"the plan of run {run.id}")
+            self._roles_unchanged(made)
+            finished = tuple(store.finished(run.id).values())
+            schedule = Schedule(
+                made, outputs=_outputs(store.snapshot()), finished=finished, prefix=f"r{store.revision()}-"
+            )
+            recovered = self._recover(store, run, schedule)
+            on_event(
+                self._begin(store, replace(run, started=self._clock(), host=socket.gethostname(), pid=os.getpid()))
+            )
+            return self._loop(made, schedule, store, run.id, on_event, recovered=recovered)
+
+    def settle(self) -> Settled | None:
+        """Close a run whose process died, keeping every outcome it had reached; None if there is none.
+
+        What was in flight and left no outcome is planned again: roles are idempotent, so running one is how the host
+        is asked.
+        """
+        if not self._exists():
+            return None
+        with self._working("settle") as store:
+            run = store.open_run()
+            if run is None:
+                return None
+            made = plan.parse(store.load_plan(run.plan_id), f"the plan of run {run.id}")
+            schedule = Schedule(
+                made, outputs=_outputs(store.snapshot()), finished=tuple(store.finished(run.id).values())
+            )
+            lost = {item.step for item in store.in_flight(run.id)}
+            recovered = self._recover(store, run, schedule)
+            steps = {step.id: step for step in made.steps}
+            now = self._clock()
+            events, prints = [], {}
+            for outcome in recovered:
+                found = schedule.step_run(outcome.step)
+                digest = found.digest if found else ""
+                if found and found.fingerprint:
+                    prints[digest] = found.fingerprint
+                step = steps[outcome.step]
+                events.append(
+                    kinds.step_finished(step, outcome, run=run.id, at=now, digest=digest, node=made.nodes[step.node])
+                )
+            events.append(kinds.run_finished(run.id, RunStatus.INTERRUPTED, at=now))
+            store.append(events, fingerprints=prints)
+            unknown = tuple(sorted(lost - {outcome.step for outcome in recovered}))
+            return Settled(run=run.id, finished=tuple(recovered), unknown=unknown)
+
+    def forget(self, node: str) -> None:
+        """Drop all that is believed of a node that is gone for good."""
+        with self._working("forget") as store:
+            snapshot = store.snapshot()
+            known = {state.node for state in snapshot.placements.values()} | set(snapshot.nodes)
+            if node not in known:
+                raise HalliganError(f"nothing is recorded of a node {node}.{closest(node, known)}")
+            store.append([kinds.node_forgotten(node, at=self._clock(), reason="asked by the user")])
+
+    def secrets_init(self) -> tuple[str, ...]:
+        """Generate every secret that a placed role requires and the site does not set; return their names."""
+        wanted = topology.wanted_secrets(self.spec(), self.catalog())
+        return tuple(self.vault.init(wanted))
+
+    def lab(self) -> Lab:
+        """Return the site's local lab: its nodes with `lab: container`."""
+        found = self._lab(spec.read(files.read_site(self.path), self.vault))
+        if found is None:
+            raise HalliganError(
+                f"site {self.name} has no lab nodes", hint="give nodes `lab: container` in its cluster.yml"
+            )
+        return found
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _loop(
+        self,
+        made: Plan,
+        schedule: Schedule,
+        store: Store,
+        run: str,
+        on_event: Watcher,
+        *,
+        recovered: tuple[Outcome, ...] = (),
+        check: bool = False,
+    ) -> RunResult:
+        executor = self._executor(self, run)
+        try:
+            return loop.run(
+                made,
+                schedule,
+                executor,
+                store,
+                run=run,
+                clock=self._clock,
+                watch=on_event,
+                recovered=recovered,
+                check=check,
+            )
+        finally:
+            executor.close()
+
+    def _begin(self, store: Store, run: Run) -> Event:
+        store.begin_run(run)
+        return kinds.run_started(run)
+
+    def _recover(self, store: Store, run: Run, schedule: Schedule) -> tuple[Outcome, ...]:
+        """Ask what a dead controller's batches came to: their processes are ended, their outcome files read."""
+        executor = self._executor(self, run.id)
+        by_batch: dict[str, list[InFlight]] = {}
+        for item in store.in_flight(run.id):
+            if item.process:
+                by_batch.setdefault(item.batch, []).append(item)
+        outcomes: list[Outcome] = []
+        for items in by_batch.values():
+            process = items[0].process
+            runs = [found for item in items if (found := schedule.step_run(item.step))]
+            if process:
+                outcomes.extend(executor.recover(process, runs))
+        return tuple(outcomes)
+
+    def _of_this_site(self, made: Plan) -> None:
+        if made.site != self.name:
+            raise StalePlanError(f"the plan is for site {made.site}, not for {self.name}")
+
+    def _roles_unchanged(self, made: Plan) -> None:
+        known = self.catalog()
+        changed = [
+            name
+            for name, role in made.roles.items()
+            if role.digest and (name not in known or known[name].digest != role.digest)
+        ]
+        if changed:
+            raise StalePlanError(
+                f"the files of role {', '.join(sorted(changed))} changed since the plan was made",
+                hint="make the plan again and review it",
+            )
+
+    def _refuse_open_run(self, store: Store) -> None:
+        if run := store.open_run():
+            raise HalliganError(
+                f"run {run.id} of site {self.name} was interrupted (its process {run.pid} on {run.host} is gone)",
+                hint=f"go on with `halligan apply {self.name} --resume`, or plan anew without --resume",
+            )
+
+    def _new_run_id(self) -> str:
+        at = datetime.fromtimestamp(self._clock(), UTC)
+        return f"{at:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+    def _exists(self) -> bool:
+        return "://" in self._state or Path(self._state).exists()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Store | None]:
+        """The store, or None when nothing was ever applied: looking must leave nothing behind."""
+        if not self._exists():
+            yield None
+            return
+        with Store.open(self._state, create=False) as store:
+            yield store
+
+    @contextmanager
+    def _working(self, command: str) -> Iterator[Store]:
+        self.state_dir.mkdir(mode=0o700, exist_ok=True)
+        with Store.open(self._state) as store, store.lock(self.name, command=f"halligan {command}", at=self._clock()):
+            yield store
+
+    def _with_lab(self, found: Spec) -> Spec:
+        lab = self._lab(found)
+        if lab is None:
+            return found
+        link = lab_connection(lab)
+        connection = Connection(
+            transport="ssh",
+            user=link.user,
+            private_key=str(link.private_key),
+            known_hosts=str(link.known_hosts),
+            proxy_command=link.proxy_command,
+        )
+        nodes = {name: replace(node, connection=connection) if node.lab else node for name, node in found.nodes.items()}
+        return replace(found, nodes=nodes)
+
+    def _lab(self, found: Spec) -> Lab | None:
+        import ipaddress
+
+        nodes = [node for node in found.nodes.values() if node.lab == "container"]
+        if not nodes:
+            return None
+        for network in found.networks.values():
+            cidr = ipaddress.ip_network(network.cidr)
+            if all(ipaddress.ip_address(node.address) in cidr for node in nodes):
+                return Lab(
+                    site=self.name,
+                    cidr=network.cidr,
+                    gateway=network.gateway or str(cidr[1]),
+                    nodes=tuple(LabNode(name=node.name, address=node.address) for node in nodes),
+                    state_dir=self.state_dir,
+                )
+        raise HalliganError(
+            f"no network of site {self.name} holds the addresses of all its lab nodes",
+            hint="a lab is one network; give its nodes addresses of the same one",
+        )
+
+    @cached_property
+    def runs_dir(self) -> Path:
+        return self.state_dir / "runs"
+
+
+def open_site(
+    site: str,
+    *,
+    roles: tuple[str, ...] = (),
+    state: str = "",
+    vault_password_file: str = "",
+    executor: ExecutorFactory | None = None,
+) -> Site:
+    """Return a site by its name under inventories/, its folder or its cluster.yml."""
+    path = files.find_site(site)
+    return Site(path, roles=roles, state=state, vault_password_file=vault_password_file, executor=executor)
+
+
+def load_plan(path: str) -> Plan:
+    """Return the plan in a file."""
+    try:
+        return plan.parse(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise HalliganError(f"cannot read the plan {path}: {error.strerror}") from None
+
+
+def _ansible(site: Site, run: str) -> Executor:
+    from orchestrator.executors.ansible import AnsibleExecutor
+
+    return AnsibleExecutor(
+        project=site.project,
+        site=site.name,
+        runs=site.runs_dir / run,
+        secret=site.vault.resolve,
+        roles=site.role_paths,
+    )
+
+
+def _outputs(snapshot: Snapshot) -> dict[StepId, Mapping[str, object]]:
+    return {key: state.outputs for key, state in snapshot.placements.items()}
+
+
+def _needs(site: Topology, bindings: tuple[str, ...], steps: Mapping[StepId, Step]) -> tuple[Need, ...]:
+    return tuple(
+        Need(capability=binding.capability, provider=provider, pending=provider in steps)
+        for binding in (site.bindings[name] for name in bindings)  # type: ignore[index]  # ids of bindings
+        for provider in binding.providers
+    )
+
+
+def _unlocks(made: Plan, key: StepId) -> tuple[StepId, ...]:
+    steps = {step.id for step in made.steps}
+    return tuple(sorted(StepId(i) for i in graph.descendants(plan.step_graph(made), [key]) if i in steps))
