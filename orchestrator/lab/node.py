@@ -19,7 +19,7 @@ from pathlib import Path
 
 from orchestrator.lab import base
 from orchestrator.lab.errors import LabError
-from orchestrator.lab.host import Cgroup, Process, connect_inside, run, spawn
+from orchestrator.lab.host import Cgroup, Process, connect_inside, run, spawn, write_whole
 from orchestrator.lab.values import USER, Lab, LabNode, NodeStatus, Places
 
 __all__ = ["Disk", "Node"]
@@ -27,6 +27,7 @@ __all__ = ["Disk", "Node"]
 BRIDGE = "lab0"
 FAILED_UNITS = "failed units: "
 
+# A file rather than an argument, so that `ps` stays readable. The shell holds it open when /run is covered.
 # $1 cgroup, $2 lower, $3 disk, then the container's command line.
 # - cgroup2 is mounted over whatever the machine has: systemd inside needs a plain unified tree.
 # - Copies of pinned network namespaces go: they would keep another lab's network alive after it is gone.
@@ -156,7 +157,9 @@ class Node:
         self.console.unlink(missing_ok=True)
         lower = base.folder(self.places, self.disk.base())
         enter = ("nsenter", f"--net={self.places.netns}", "unshare", "--mount", "--propagation", "private")
-        keeper: tuple[str | Path, ...] = ("sh", "-c", KEEPER, "keeper", self.cgroup.name, lower, self.disk.path)
+        script = self.places.run / "keeper.sh"
+        write_whole(script, KEEPER)
+        keeper: tuple[str | Path, ...] = ("sh", script, self.cgroup.name, lower, self.disk.path)
         command = (*enter, *keeper, "env", *NSPAWN_ENV, *self._nspawn())
         spawn(command, cgroup=self.cgroup, log=self.console, record=self._record)
 
