@@ -42,7 +42,7 @@ def _damage(database: Database, connection: Connection) -> Iterator[str]:
 
 def _numbers(connection: Connection) -> Iterator[str]:
     """Events count from 1 without a gap, and the head knows the last."""
-    seq, _ = connection.execute(select(schema.head.c.seq, schema.head.c.revision)).tuples().one()
+    seq, _ = connection.execute(select(schema.head.c.seq, schema.head.c.revision)).one()
     last = 0
     for last, (found,) in enumerate(connection.execute(select(schema.events.c.seq).order_by(schema.events.c.seq)), 1):
         if found != last:

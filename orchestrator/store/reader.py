@@ -34,7 +34,7 @@ class Reader:
     def head(self) -> tuple[int, int]:
         """Return the number of the last event, and the revision."""
         with self._database.read() as connection:
-            seq, revision = connection.execute(select(schema.head.c.seq, schema.head.c.revision)).tuples().one()
+            seq, revision = connection.execute(select(schema.head.c.seq, schema.head.c.revision)).one()
             return seq, revision
 
     def snapshot(self) -> Snapshot:
@@ -145,20 +145,35 @@ def _placements(connection: Connection, shared: dict[str, str]) -> dict[StepId, 
     return placements
 
 
-def _fingerprints(connection: Connection, shared: dict[str, str]) -> dict[str, Fingerprint]:
+class _Fingerprints(Mapping[str, Fingerprint]):
+    """Made when asked for: a plan looks only at those of placements that changed."""
+
+    def __init__(self, packed: Mapping[str, tuple[str, str, str]]) -> None:
+        self._packed = packed
+
+    def __getitem__(self, digest: str) -> Fingerprint:
+        return rows.fingerprint_from((digest, *self._packed[digest]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def _fingerprints(connection: Connection, shared: dict[str, str]) -> _Fingerprints:
     """Read the fingerprints that placements use."""
     share = shared.setdefault
     table = schema.fingerprints
-    used = select(schema.placements.c.digest).distinct()
-    query = select(table).where(table.c.digest.in_(used)).execution_options(yield_per=_PAGE)
-    return {
-        share(digest, digest): Fingerprint(
-            role=share(role, role),
-            platform=share(platform, platform),
-            inputs={share(name, name): share(value, value) for name, value in decode(inputs).items()},
-        )
-        for digest, role, platform, inputs in connection.execute(query)
+    query = select(table).where(table.c.digest.in_(select(schema.placements.c.digest)))
+    packed = {
+        share(digest, digest): (share(role, role), share(platform, platform), inputs)
+        for digest, role, platform, inputs in connection.execute(query.execution_options(yield_per=_PAGE))
     }
+    return _Fingerprints(packed)
 
 
 @contextmanager

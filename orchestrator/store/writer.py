@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Column, Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Column, Connection, Select, Table, bindparam, delete, insert, select, update
 
 from orchestrator.model import Event, Fingerprint, Json, NodeState
 from orchestrator.store import kinds, rows, schema
@@ -26,13 +26,26 @@ _FOLDED: Sequence[tuple[Table, Callable[[Any], rows.Columns]]] = (  # each table
 _Keys: TypeAlias = Iterable[str]
 
 
+def _finder(column: Column[Any]) -> Select[Any]:
+    return select(column.table).where(column.in_(bindparam("keys", expanding=True)))
+
+
+_PLACEMENTS_BY_ID = _finder(schema.placements.c.id)
+_PLACEMENTS_BY_NODE = _finder(schema.placements.c.node)
+_NODES = _finder(schema.nodes.c.name)
+_DURATIONS = _finder(schema.durations.c.role)
+_RUNS = _finder(schema.runs.c.id)
+_NEW_EVENTS = insert(schema.events)
+_NEW_LOGS = insert(schema.logs)
+_HEAD = select(schema.head.c.seq, schema.head.c.revision).with_for_update()
+_MOVE_HEAD = update(schema.head).values(seq=bindparam("new_seq"), revision=bindparam("new_revision"))
+
+
 class Writer:
     """Holds prepared statements and nothing of the store's content: others may write between two calls."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._head = select(schema.head.c.seq, schema.head.c.revision).with_for_update()
-        self._move = update(schema.head).values(seq=bindparam("new_seq"), revision=bindparam("new_revision"))
         self._upserts = [(table, row, database.upsert(table)) for table, row in _FOLDED]
         self._new_fingerprint = database.insert_new(schema.fingerprints)
         self._new_plan = database.insert_new(schema.plans)
@@ -40,15 +53,15 @@ class Writer:
     def append(self, events: Sequence[Event], logs: Sequence[StepLog], fingerprints: Mapping[str, Fingerprint]) -> int:
         log_rows = [rows.log(log) for log in logs]  # compressed before the lock is taken
         with self._database.write() as connection:
-            seq, revision = connection.execute(self._head).tuples().one()
+            seq, revision = connection.execute(_HEAD).one()
             before = _load(connection, events, revision)
             numbered = _numbered(events, seq, before.nodes)
             after = fold(before, numbered)
             _insert(connection, self._new_fingerprint, [rows.fingerprint(d, f) for d, f in fingerprints.items()])
-            _insert(connection, insert(schema.events), [rows.event(event) for event in numbered])
-            _insert(connection, insert(schema.logs), log_rows)
+            _insert(connection, _NEW_EVENTS, [rows.event(event) for event in numbered])
+            _insert(connection, _NEW_LOGS, log_rows)
             self._save(connection, before, after)
-            connection.execute(self._move, {"new_seq": seq + len(numbered), "new_revision": after.revision})
+            connection.execute(_MOVE_HEAD, {"new_seq": seq + len(numbered), "new_revision": after.revision})
         return after.revision
 
     def save_plan(self, plan_id: str, document: bytes) -> None:
@@ -77,20 +90,20 @@ def _load(connection: Connection, events: Sequence[Event], revision: int) -> Sta
     gone = {event.node for event in events if event.kind == kinds.NODE_FORGOTTEN}
     named = {event.node for event in outcomes if "node" in event.data} | gone
     runs = {event.run for event in events if event.kind in (kinds.RUN_STARTED, kinds.RUN_FINISHED)}
-    placements = [*_find(connection, schema.placements.c.id, steps), *_find(connection, schema.placements.c.node, gone)]
-    durations = _find(connection, schema.durations.c.role, {role_of(step) for step in steps})
+    placements = [*_find(connection, _PLACEMENTS_BY_ID, steps), *_find(connection, _PLACEMENTS_BY_NODE, gone)]
+    durations = _find(connection, _DURATIONS, {role_of(step) for step in steps})
     return State(
         revision=revision,
         placements={row[0]: rows.placement_from(row) for row in placements},
-        nodes={row[0]: rows.node_from(row) for row in _find(connection, schema.nodes.c.name, named)},
+        nodes={row[0]: rows.node_from(row) for row in _find(connection, _NODES, named)},
         durations={row[0]: rows.duration_from(row) for row in durations},
-        runs={row[0]: rows.run_from(row) for row in _find(connection, schema.runs.c.id, runs)},
+        runs={row[0]: rows.run_from(row) for row in _find(connection, _RUNS, runs)},
     )
 
 
-def _find(connection: Connection, column: Column[Any], keys: _Keys) -> Iterator[Any]:
+def _find(connection: Connection, query: Select[Any], keys: _Keys) -> Iterator[Any]:
     for chunk in _chunks(keys):
-        yield from connection.execute(select(column.table).where(column.in_(chunk)))
+        yield from connection.execute(query, {"keys": chunk})
 
 
 def _chunks(keys: _Keys) -> Iterator[list[str]]:
