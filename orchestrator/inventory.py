@@ -58,7 +58,7 @@ def batch_inventory(batch: Batch, site: str, secret: Reveal) -> dict[str, Json]:
 
 
 def connection_vars(node: PlanNode | Node) -> dict[str, Json]:
-    """Return Ansible's connection variables. Host keys are always checked, against the site's own list if it has one."""
+    """Return Ansible's connection variables. Host keys are always checked, against the site's own list if any."""
     connection = node.connection
     found: dict[str, Json] = {"ansible_host": node.address, "ansible_connection": connection.transport}
     if connection.user:

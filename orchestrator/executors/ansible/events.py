@@ -18,7 +18,7 @@ __all__ = ["Reader"]
 _DONE = "Halligan done"
 _FAILED = "Halligan failed"
 _OUTPUTS = "Publish the outputs"
-_HOUSEKEEPING = {_DONE, _OUTPUTS}
+_HOUSEKEEPING = {_DONE, _FAILED, _OUTPUTS}
 
 
 @dataclass(slots=True)
@@ -74,13 +74,15 @@ class Reader:
     def _note(self, host: _Host, event: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         if data.get("task") in _HOUSEKEEPING:
             return
+        text = str(event.get("stdout") or "")
+        lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("TASK [")]
+        if not lines:
+            return
         task = _task_name(data)
-        text = str(event.get("stdout") or "").strip("\r\n")
         if task != host.task:
             host.task = task
             host.lines.append(f"TASK [{task}]")
-        if text:
-            host.lines.extend(f"  {line.rstrip()}" for line in text.splitlines() if line.strip())
+        host.lines.extend(f"  {line}" for line in lines)
 
     def _finish(self, host: _Host, status: Status, problem: str, seconds: float) -> Outcome:
         host.finished = True

@@ -144,7 +144,7 @@ class AnsibleExecutor:
             *(["--check", "--diff"] if run.batch.check else []),
             str(self._project / "playbooks" / "run_role.yml"),
         ]
-        result = ansible_runner.run_command(
+        printed, errors, code = ansible_runner.run_command(
             "setpriv",
             cmdline_args=command,
             private_data_dir=str(run.private),
@@ -154,11 +154,10 @@ class AnsibleExecutor:
             ident=run.folder.name,
             event_handler=lambda event: self._on_event(run, event),
             envvars=self._environment(),
-            runner_mode="subprocess",
             quiet=True,
             suppress_env_files=True,
         )
-        return _last_words(result)
+        return _last_words(f"{printed}\n{errors}") if code else ""
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -166,7 +165,6 @@ class AnsibleExecutor:
             "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path) for path in self._roles),
             "ANSIBLE_NOCOLOR": "true",
             "ANSIBLE_FORCE_COLOR": "false",
-            "ANSIBLE_STDOUT_CALLBACK": "awx_display",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
         }
 
@@ -207,13 +205,8 @@ def _saved_events(folder: Path) -> Iterator[Mapping[str, Any]]:
     yield from sorted(events, key=lambda event: str(event.get("created", "")))
 
 
-def _last_words(result: Any) -> str:
+def _last_words(text: str) -> str:
     """Return why a run without results failed, from the end of what it printed."""
-    if result.status == "successful":
-        return ""
-    try:
-        lines = [line.strip() for line in result.stdout.read().splitlines() if line.strip()]
-    except (OSError, AttributeError, ValueError):
-        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("ERROR", "[ERROR]"))]
     return " ".join((told or lines)[-3:])[:800]
