@@ -1,0 +1,38 @@
+"""What the reader of the catalogue is given: the texts of each role that say what it promises and needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["RoleFile", "RoleFiles", "RoleSource"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleFile:
+    """One file of a role; `shown` is how messages name it."""
+
+    shown: str
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSource:
+    """One role folder. `digest` covers every file that decides what the role does."""
+
+    name: str
+    path: str
+    shown: str
+    digest: str
+    contract: RoleFile | None = None  # meta/contract.yml
+    specs: RoleFile | None = None  # meta/argument_specs.yml
+    meta: RoleFile | None = None  # meta/main.yml
+    defaults: RoleFile | None = None  # defaults/main.yml
+    vars: RoleFile | None = None  # vars/main.yml
+    has_remove: bool = False  # tasks/remove.yml
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleFiles:
+    """Every role folder that was found, by name."""
+
+    roles: tuple[RoleSource, ...] = ()

@@ -1,0 +1,262 @@
+"""The format of cluster.yml, version 1, as pydantic models. docs/spec.md explains every field with examples."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from orchestrator.yaml.fields import DurationField, Model, RolloutModel, ShareField
+
+__all__ = [
+    "VERSION",
+    "BmcModel",
+    "ClusterModel",
+    "ConnectionModel",
+    "GroupModel",
+    "NetworkModel",
+    "NodeModel",
+    "PolicyModel",
+    "ProfileModel",
+    "json_schema",
+]
+
+VERSION = 1
+
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+
+
+def _mac(text: str) -> str:
+    mac = text.lower().replace("-", ":")
+    if not _MAC.fullmatch(mac):
+        raise PydanticCustomError("mac", 'must be a MAC address such as "52:54:00:00:00:01"')
+    return mac
+
+
+Name = Annotated[str, Field(min_length=1)]
+MacField = Annotated[
+    str,
+    AfterValidator(_mac),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"}),
+]
+Vars = dict[str, Any]
+Bindings = dict[str, list[Name]]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class NetworkModel(Model):
+    """One IP network of the site."""
+
+    cidr: str = Field(description="Address range of the network.", examples=["10.77.0.0/24", "fd00:77::/64"])
+    gateway: str = Field(default="", description="Address of the router in this network.", examples=["10.77.0.1"])
+    vlan: int = Field(default=0, ge=0, le=4094, description="VLAN id of the network's frames; 0 means untagged.")
+    mtu: int = Field(default=1500, ge=576, le=65535, description="Largest packet in bytes.")
+
+
+class ConnectionModel(Model):
+    """How a host is reached. A narrower scope changes single fields; with another transport it starts anew."""
+
+    transport: Literal["ssh", "winrm", "psrp", "local"] | None = Field(
+        default=None,
+        description="Protocol: ssh, winrm, psrp (PowerShell remoting) or local. Default: ssh.",
+    )
+    user: str | None = Field(default=None, description="Account to log in with.", examples=["halligan"])
+    port: int | None = Field(default=None, ge=1, le=65535, description="TCP port; by default that of the transport.")
+    private_key: str | None = Field(
+        default=None,
+        description="SSH private key file; relative to the site's folder, or ~/…",
+        examples=["keys/id_ed25519"],
+    )
+    known_hosts: str | None = Field(
+        default=None,
+        description="File with the hosts' SSH keys; relative to the site's folder, or ~/…",
+        examples=["known_hosts"],
+    )
+    proxy_command: str | None = Field(
+        default=None,
+        description="Command whose input and output are the connection to the host, as OpenSSH's ProxyCommand.",
+        examples=["ssh -W %h:%p jump.example.net"],
+    )
+
+
+class ProfileModel(Model):
+    """What a bare-metal machine gets installed."""
+
+    image: Name = Field(description="Operating system image.", examples=["debian-12"])
+    firmware: Literal["uefi", "bios"] = Field(default="uefi", description="How the machine boots.")
+    root_disk: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Rule that picks the disk to install on, by properties that discovery finds.",
+        examples=[{"type": "ssd", "size": ">= 100 GB"}],
+    )
+
+
+class BmcModel(Model):
+    """Where the power of a machine is controlled."""
+
+    driver: Name = Field(description="Protocol of the management controller.", examples=["redfish", "ipmi"])
+    address: Name = Field(
+        description="IP address or URL of the management controller. In a range: the first node's IP address.",
+        examples=["10.90.0.11", "https://10.90.0.11/redfish/v1/Systems/1"],
+    )
+    credential: str = Field(default="", description="Name of the secret variable that holds user and password.")
+
+
+class GroupModel(Model):
+    """A named set of nodes; also an Ansible group."""
+
+    roles: list[Name] = Field(default_factory=list, description="Roles for every node of the group.")
+    vars: Vars = Field(
+        default_factory=dict,
+        description="Ansible variables of the group; group_vars/ files win over them.",
+    )
+    children: list[Name] = Field(default_factory=list, description="Groups whose nodes belong to this group, too.")
+    bindings: Bindings = Field(
+        default_factory=dict,
+        description="Which nodes provide a capability to the nodes of this group, instead of the nearest ones.",
+        examples=[{"database.mysql": ["db-2"]}],
+    )
+    platform: Name | None = Field(default=None, description="Platform of the group's nodes.", examples=["debian-12"])
+    connection: ConnectionModel | None = Field(default=None, description="How the group's nodes are reached.")
+
+
+class NodeModel(Model):
+    """One host; or many of the same kind, when the name holds ranges such as kvm-[001:900]."""
+
+    groups: list[Name] = Field(default_factory=list, description="Groups the node belongs to, besides all.")
+    address: str = Field(
+        default="",
+        description="Management address. For a range: that of the first node, the others count up.",
+        examples=["10.77.0.11"],
+    )
+    addresses: dict[str, str] = Field(
+        default_factory=dict,
+        description="Addresses in further networks, by network name. For a range: those of the first node.",
+        examples=[{"tunnel": "10.78.0.11"}],
+    )
+    roles: list[Name] = Field(default_factory=list, description="Roles for this node, besides those of its groups.")
+    vars: Vars = Field(
+        default_factory=dict,
+        description="Ansible variables of the node; host_vars/ files win over them.",
+    )
+    bindings: Bindings = Field(
+        default_factory=dict,
+        description="Which nodes provide a capability to this node, instead of the nearest ones.",
+    )
+    platform: Name | None = Field(
+        default=None,
+        description="Operating system. Default: that of the nearest group that names one, else debian-12.",
+        examples=["debian-12", "windows-2022"],
+    )
+    connection: ConnectionModel | None = Field(default=None, description="How this node is reached.")
+    lab: Literal["container"] | None = Field(
+        default=None,
+        description="container: `halligan lab up` makes this node a system container on this machine.",
+    )
+    profile: str = Field(default="", description="Profile that is installed on a bare-metal machine.")
+    mac: MacField = Field(
+        default="",
+        description="MAC address of the network port it boots from, in quotes. For a range: that of the first node.",
+        examples=["52:54:00:00:00:01"],
+    )
+    bmc: BmcModel | None = Field(default=None, description="Management controller of a bare-metal machine.")
+
+
+class LimitsModel(Model):
+    """How much may run at once."""
+
+    steps: Positive = Field(default=100, description="Steps in flight.")
+    batches: Positive = Field(default=8, description="Ansible runs at the same time.")
+    batch: Positive = Field(default=50, description="Hosts of one Ansible run.")
+    per_node: Positive = Field(default=1, description="Steps at the same time on one node.")
+    roles: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Steps in flight per role.",
+        examples=[{"keystone": 1}],
+    )
+    groups: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Steps in flight per group.",
+        examples=[{"kvm": 200}],
+    )
+
+
+class RetryModel(Model):
+    """Further tries after a failure."""
+
+    unreachable: int = Field(default=2, ge=0, le=100, description="Further tries when a host cannot be reached.")
+    failed: int = Field(default=0, ge=0, le=100, description="Further tries when a role fails on a host.")
+    backoff: DurationField = Field(default=5.0, description="Pause before the first further try; it doubles each time.")
+
+
+class TimeoutsModel(Model):
+    """Longest run of one step."""
+
+    default: DurationField = Field(default=3600.0, description="Limit for every role that is not named in roles.")
+    roles: dict[str, DurationField] = Field(
+        default_factory=dict,
+        description="Limits for single roles.",
+        examples=[{"mariadb": "30m"}],
+    )
+
+
+class BlastRadiusModel(Model):
+    """How many nodes one plan may touch; a plan that would touch more is refused."""
+
+    change: ShareField | None = Field(
+        default=None, description="Nodes that may change in one apply. Default: no limit."
+    )
+    destroy: ShareField | None = Field(
+        default=None, description="Nodes that may lose data in one apply. Default: no limit."
+    )
+
+
+class PolicyModel(Model):
+    """How plans of this site are carried out."""
+
+    limits: LimitsModel = Field(default_factory=LimitsModel, description="How much may run at once.")
+    retry: RetryModel = Field(default_factory=RetryModel, description="Further tries after a failure.")
+    timeouts: TimeoutsModel = Field(default_factory=TimeoutsModel, description="Longest run of one step.")
+    blast_radius: BlastRadiusModel = Field(
+        default_factory=BlastRadiusModel,
+        description="How many nodes one plan may touch.",
+    )
+    rollout: dict[str, RolloutModel] = Field(
+        default_factory=dict,
+        description="In which portions a role reaches its hosts, by role; wins over the role's contract.",
+        examples=[{"base": {"first": 1, "then": "25%", "stop_after": 2}}],
+    )
+
+
+class ClusterModel(Model):
+    """What a site should be: its networks, groups, nodes and policy."""
+
+    spec: Literal[1] = Field(description="Version of this format.")
+    networks: dict[str, NetworkModel] = Field(default_factory=dict, description="IP networks of the site, by name.")
+    connection: ConnectionModel | None = Field(
+        default=None, description="How nodes are reached, unless a group or node differs."
+    )
+    profiles: dict[str, ProfileModel] = Field(
+        default_factory=dict, description="What bare metal gets installed, by name."
+    )
+    groups: dict[str, GroupModel | None] = Field(
+        default_factory=dict,
+        description="Named sets of nodes. The group all holds every node.",
+    )
+    nodes: dict[str, NodeModel | None] = Field(
+        default_factory=dict,
+        description="Hosts by name. A name may hold ranges, as Ansible writes them: kvm-[001:900], rack[a:d]-[1:20].",
+    )
+    policy: PolicyModel = Field(default_factory=PolicyModel, description="How plans are carried out.")
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of cluster.yml, for editors and other tools."""
+    schema = ClusterModel.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "Halligan site (cluster.yml)",
+    }
