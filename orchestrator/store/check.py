@@ -9,7 +9,6 @@ from sqlalchemy import Connection, select, text
 
 from orchestrator.errors import StoreError
 from orchestrator.fingerprint import digest_of
-from orchestrator.model import Event
 from orchestrator.store import rows, schema
 from orchestrator.store.database import Database
 from orchestrator.store.fold import State, fold
@@ -54,8 +53,10 @@ def _numbers(connection: Connection) -> Iterator[str]:
 
 def _differences(connection: Connection) -> Iterator[str]:
     """Compare what is stored with the fold of all events."""
+    query = select(schema.events).order_by(schema.events.c.seq).execution_options(yield_per=_PAGE)
     try:
-        right = fold(State(), _events(connection))
+        with connection.execute(query) as found:
+            right = fold(State(), map(rows.event_from, found))
     except (KeyError, TypeError, ValueError) as error:
         yield f"the events cannot be folded: {error!r}"
         return
@@ -68,13 +69,8 @@ def _differences(connection: Connection) -> Iterator[str]:
         "duration of role": (_stored(connection, schema.durations, rows.duration_from), right.durations),
         "run": (_stored(connection, schema.runs, rows.run_from), right.runs),
     }
-    for what, (found, wanted) in stored.items():
-        yield from _compare(what, found, wanted)
-
-
-def _events(connection: Connection) -> Iterator[Event]:
-    query = select(schema.events).order_by(schema.events.c.seq).execution_options(yield_per=_PAGE)
-    return (rows.event_from(row) for row in connection.execute(query))
+    for what, (is_, should_be) in stored.items():
+        yield from _compare(what, is_, should_be)
 
 
 def _stored(connection: Connection, table: Any, value_from: Any) -> dict[str, Any]:
