@@ -191,6 +191,8 @@ class Schedule:
         self._release_slot(outcome.step)
         if verdict.retry_in_s is not None:
             self._attempts[outcome.step] = outcome.attempt
+            if progress := self._rollouts.get(self._steps[outcome.step].role):
+                progress.started -= 1  # its next try takes the place again
             heapq.heappush(self._retries, (now + verdict.retry_in_s, outcome.step))
             return ()
         return self._finish(outcome)
@@ -355,7 +357,7 @@ class Schedule:
         self._busy_roles[step.role] += 1
         if self._limits.groups:
             self._busy_groups.update(self._plan.nodes[step.node].groups)
-        if step.role in self._rollouts and not self._attempts[step.id]:
+        if step.role in self._rollouts:
             self._rollouts[step.role].started += 1
 
     def _release_slot(self, name: StepId) -> None:

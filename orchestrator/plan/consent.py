@@ -21,6 +21,8 @@ def refusals(plan: Plan, consent: tuple[str, ...]) -> tuple[Problem, ...]:
 
 def _destruction(plan: Plan, consent: tuple[str, ...]) -> list[Problem]:
     refused = [step for step in plan.steps if step.destroys and not _allowed(plan, step, consent)]
+    if not refused:
+        return []
     return [
         Problem(
             code="apply.consent",
@@ -30,7 +32,7 @@ def _destruction(plan: Plan, consent: tuple[str, ...]) -> list[Problem]:
             hint="agree with `--allow-destroy` and a step, node, group or role, for example "
             f"`--allow-destroy {refused[0].id}`",
         )
-    ] * bool(refused)
+    ]
 
 
 def _allowed(plan: Plan, step: Step, consent: tuple[str, ...]) -> bool:
