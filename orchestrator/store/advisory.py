@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from contextlib import suppress
 from types import TracebackType
 
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, delete, exc, func, select, text
 
 from orchestrator.store import schema
 from orchestrator.store.database import Database
-from orchestrator.store.lock import Holder, locked
+from orchestrator.store.lock import PAUSE_S, TRIES, Holder, locked
 
 __all__ = ["AdvisoryLock"]
 
@@ -44,7 +45,7 @@ class AdvisoryLock:
 
     def _take(self, connection: Connection) -> None:
         with self._database.errors("lock"):
-            if not connection.execute(select(func.pg_try_advisory_lock(_key(connection, self._site)))).scalar_one():
+            if not _try(connection, _key(connection, self._site)):
                 raise locked(self._site, _read(connection, self._site))
             row = {"site": self._site, "holder": self._holder.to_json()}
             connection.execute(self._database.upsert(schema.holders), row)
@@ -68,6 +69,15 @@ class AdvisoryLock:
         with database.read() as connection:
             held = connection.execute(_IS_HELD, {"key": _key(connection, site)}).first()
             return _read(connection, site) if held else None
+
+
+def _try(connection: Connection, key: int) -> bool:
+    """Try a few times: the server needs a moment to notice that a killed holder is gone."""
+    for _ in range(TRIES):
+        if connection.execute(select(func.pg_try_advisory_lock(key))).scalar_one():
+            return True
+        time.sleep(PAUSE_S)
+    return False
 
 
 def _key(connection: Connection, site: str) -> int:

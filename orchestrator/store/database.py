@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +59,9 @@ class Database:
         self.path = path
 
     @classmethod
-    def at_path(cls, path: Path) -> Database:
-        url = URL.create("sqlite", database=str(path))
+    def at_path(cls, path: Path, *, opened_as: Path | None = None) -> Database:
+        """`opened_as` is the file's name for now, while it is made."""
+        url = URL.create("sqlite", database=str(opened_as or path))
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -128,7 +131,7 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise self._explained(verb, error.orig or error) from error
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise self._explained(verb, error) from error
 
     def _explained(self, verb: str, error: BaseException) -> StoreError:
@@ -136,10 +139,11 @@ class Database:
         code = getattr(error, "sqlite_errorname", "")
         if self.path is not None:
             free = _free(self.path)
-            if code == "SQLITE_FULL" or getattr(error, "errno", 0) == 28 or (_is_io(code) and free < _NO_ROOM):
+            no_space = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            if code == "SQLITE_FULL" or no_space or (_is_io(code) and free < _NO_ROOM):
                 return StoreError(
                     f"Cannot {verb} the store {self.name}: the disk is full ({_size(free)} free)",
-                    detail=("Nothing is lost: the store is as it was before.",),
+                    detail=("What was committed before is safe.",),
                     hint="Make room there and try again; an interrupted run goes on with `halligan apply --resume`.",
                 )
         for prefix, what, hint in _MEANINGS:

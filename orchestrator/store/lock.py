@@ -16,10 +16,10 @@ from typing import Protocol
 
 from orchestrator.errors import LockedError, StoreError
 
-__all__ = ["Holder", "Lock", "SiteLock", "locked"]
+__all__ = ["PAUSE_S", "TRIES", "Holder", "Lock", "SiteLock", "locked"]
 
-_TRIES = 20
-_PAUSE_S = 0.01
+TRIES = 20
+PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ class SiteLock:
         return self
 
     def _take(self, handle: int) -> None:
-        if not _flock(handle, fcntl.LOCK_EX, tries=_TRIES):
+        if not _flock(handle, fcntl.LOCK_EX, tries=TRIES):
             raise locked(self._site, _read(self._path))
         os.ftruncate(handle, 0)
         os.pwrite(handle, self._holder.to_json().encode(), 0)
@@ -137,7 +137,7 @@ def _flock(handle: int, kind: int, *, tries: int) -> bool:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(_PAUSE_S)
+            time.sleep(PAUSE_S)
         else:
             return True
     return False
@@ -145,11 +145,11 @@ def _flock(handle: int, kind: int, *, tries: int) -> bool:
 
 def _read(path: Path) -> Holder | None:
     """Read who holds a lock; it writes that right after it got the lock, so give it a moment."""
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         holder = Holder.from_json(path.read_text())
         if holder is not None:
             return holder
-        time.sleep(_PAUSE_S)
+        time.sleep(PAUSE_S)
     return None
 
 

@@ -39,7 +39,7 @@ def _create_file(path: Path) -> None:
         _remove(draft)  # left by a process that was killed here
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
-            _fill(draft)
+            _fill(draft, path)
             draft.replace(path)
         except BaseException:
             _remove(draft)
@@ -47,10 +47,10 @@ def _create_file(path: Path) -> None:
         _sync(path.parent)
 
 
-def _fill(draft: Path) -> None:
-    database = Database.at_path(draft)
+def _fill(draft: Path, path: Path) -> None:
+    database = Database.at_path(path, opened_as=draft)
     try:
-        with database.errors("make"), database.engine.connect() as connection:
+        with database.engine.connect() as connection:
             connection.connection.cursor().execute("PRAGMA journal_mode = WAL")  # for good; not inside a transaction
         prepare(database, create=True)
     finally:
