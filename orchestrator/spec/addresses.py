@@ -108,6 +108,7 @@ class Networks:
         self._complete = complete
         self._names = sorted(cidrs, key=lambda name: _bounds(cidrs[name]))
         self._starts = [_bounds(cidrs[name])[0] for name in self._names]
+        self._rooms = {name: _room(cidr, values[name].gateway) for name, cidr in cidrs.items()}
 
     def addresses(
         self,
@@ -164,7 +165,8 @@ class Networks:
 
     def _inside(self, findings: Findings, path: Path, address: Address, count: int, name: str) -> Sequence[str]:
         cidr = self._cidrs[name]
-        first, low, high = int(address), *_hosts(cidr)
+        first = int(address)
+        low, high, gateway = self._rooms[name]
         last = first + count - 1
         if first < low or first > high:
             what = "network" if first < low else "broadcast"
@@ -183,8 +185,7 @@ class Networks:
                 hint="start lower, use a larger network, or split the range",
             )
             return ()
-        gateway = _parse(self.values[name].gateway)
-        if gateway is not None and gateway.version == address.version and first <= int(gateway) <= last:
+        if gateway is not None and first <= int(gateway) <= last:
             findings.error(
                 "spec.duplicate-address",
                 path,
@@ -195,12 +196,15 @@ class Networks:
         return _count_up(address, count)
 
 
-def _hosts(cidr: Cidr) -> tuple[int, int]:
-    """Return the first and last address that a host may have."""
+def _room(cidr: Cidr, gateway: str) -> tuple[int, int, Address | None]:
+    """Return the first and last address that a host may have, and the one that it may not."""
     first, last = int(cidr.network_address), int(cidr.broadcast_address)
+    router = _parse(gateway)
+    if router is not None and router.version != cidr.version:
+        router = None
     if cidr.version == 4 and cidr.prefixlen < 31:
-        return first + 1, last - 1
-    return first, last
+        return first + 1, last - 1, router
+    return first, last, router
 
 
 def _count_up(address: Address, count: int) -> Sequence[str]:

@@ -45,7 +45,7 @@ def read(files: SiteFiles, secrets: Decrypt) -> Spec:
     problems.extend(sealer.problems())
     if spec is None or any(problem.severity == "error" for problem in problems):
         raise ProblemsError(problems)
-    return replace(spec, problems=ProblemsError(problems).problems)
+    return replace(spec, digest=reader.digest(spec), problems=ProblemsError(problems).problems)
 
 
 def _file_vars(sealer: Sealer, sources: Iterable[SourceFile], problems: list[Problem]) -> dict[str, Value]:
@@ -93,6 +93,7 @@ class _Reader:
         self._sealer = sealer
         self._group_vars = group_vars
         self._host_vars = host_vars
+        self._entries: list[nodes.Entry] = []
         self.warnings: list[Problem] = []
 
     def spec(self) -> Spec | None:
@@ -105,7 +106,7 @@ class _Reader:
         groups.setdefault(ALL, GroupModel())
         check(findings, groups, self._declared("groups"))
         nets = networks(findings, model.networks, complete=not any(path[0] == "networks" for path in dropped))
-        entries = nodes.entries(findings, model.nodes)
+        entries = self._entries = nodes.entries(findings, model.nodes)
         self._check_references(model, groups, entries)
         group_values = {name: self._group(name, group) for name, group in groups.items()}
         node_values = self._nodes(model, groups, entries, nets)
@@ -121,8 +122,21 @@ class _Reader:
             groups=group_values,
             nodes=node_values,
             policy=policy(model.policy),
-            digest=self._digest(group_values, entries, node_values),
         )
+
+    def digest(self, spec: Spec) -> str:
+        """Return a digest of what the files mean: comments, order and re-encryption do not change it."""
+        data = self._document.data
+        if self._document.vaulted:
+            groups = {
+                name: {**(group or {}), "vars": spec.groups[name].vars}
+                for name, group in data.get("groups", {}).items()
+            }
+            sealed = {entry.key: spec.nodes[entry.names[0]].vars for entry in self._entries}
+            hosts = {key: {**(node or {}), "vars": sealed[key]} for key, node in data.get("nodes", {}).items()}
+            data = {**data, "groups": groups, "nodes": hosts}
+        meaning = {"site": spec.site, "cluster": data, "group_vars": self._group_vars, "host_vars": self._host_vars}
+        return sha256(canonical(meaning))
 
     # --- sections -------------------------------------------------------------------------------------------------
 
@@ -180,27 +194,6 @@ class _Reader:
         if not values:
             return _NOTHING
         return self._sealer.variables(self._document, values, self._files.cluster.path, prefix)
-
-    def _digest(self, groups: Mapping[str, Group], entries: list[nodes.Entry], found: Mapping[str, Node]) -> str:
-        """Return a digest of what the files mean: comments, order and re-encryption do not change it."""
-        data = self._document.data
-        if self._document.vaulted:
-            sealed = {entry.key: found[entry.names[0]].vars for entry in entries}
-            data = {
-                **data,
-                "groups": {
-                    name: {**(group or {}), "vars": groups[name].vars}
-                    for name, group in data.get("groups", {}).items()
-                    if name in groups
-                },
-                "nodes": {
-                    key: {**(node or {}), "vars": sealed[key]}
-                    for key, node in data.get("nodes", {}).items()
-                    if key in sealed
-                },
-            }
-        meaning = {"site": self._files.site, "cluster": data, "groups": self._group_vars, "hosts": self._host_vars}
-        return sha256(canonical(meaning))
 
     # --- references -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from orchestrator.yaml import Vaulted
 from orchestrator.yaml.fields import DurationField, Model, RolloutModel, ShareField
 
 __all__ = [
@@ -33,6 +34,12 @@ def _mac(text: str) -> str:
     if not _MAC.fullmatch(mac):
         raise PydanticCustomError("mac", 'must be a MAC address such as "52:54:00:00:00:01"')
     return mac
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    if any(isinstance(item, Vaulted) for item in value.values()):
+        raise PydanticCustomError("vaulted", "cannot hold !vault values; only variables can")
+    return value
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -86,7 +93,7 @@ class ProfileModel(Model):
 
     image: Name = Field(description="Operating system image.", examples=["debian-12"])
     firmware: Literal["uefi", "bios"] = Field(default="uefi", description="How the machine boots.")
-    root_disk: dict[str, Any] = Field(
+    root_disk: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
         default_factory=dict,
         description="Rule that picks the disk to install on, by properties that discovery finds.",
         examples=[{"type": "ssd", "size": ">= 100 GB"}],

@@ -59,7 +59,8 @@ def parse(model: type[M], findings: Findings, prefix: str, *, data: Json = None)
         wrong = set()
         for error in errors:
             path: Path = tuple(error["loc"])
-            _note(findings, prefix, model, path, error)
+            if path not in dropped:  # else a needed part is missing because it was wrong, which has been noted
+                _note(findings, prefix, model, path, error)
             wrong.add(path[:-1] if error["type"] == "missing" else path)
         if () in wrong:
             break
@@ -103,6 +104,8 @@ def _note(findings: Findings, prefix: str, model: type[BaseModel], path: Path, e
     elif kind in _NEEDED:
         found = error["input"]
         hint = "put quotes around it" if kind == "string_type" and isinstance(found, int | float) else ""
+        if found is None:
+            hint = "take the key out to leave it at its default"
         if isinstance(found, Vaulted):
             hint = "only values under vars: can be encrypted; refer to a variable instead"
         findings.error(
