@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.executors import Executor, Process, Report
-from orchestrator.model import Batch, Event, Fingerprint, Outcome, Plan, Status, Step, StepId, StepRun
+from orchestrator.executors import Executor, Report
+from orchestrator.model import Batch, Event, Fingerprint, Outcome, Plan, Process, Status, Step, StepId, StepRun
 from orchestrator.schedule import Schedule, Verdict
-from orchestrator.store import Process as ProcessRecord
 from orchestrator.store import RunStatus, StepLog, Store, kinds
 
 __all__ = ["RunResult", "Watcher", "run"]
@@ -130,10 +129,7 @@ class _Loop:
         for item in reports:
             match item:
                 case Process() if item.batch:
-                    record = ProcessRecord(
-                        batch=item.batch, pid=item.pid, start_time=item.start_time, folder=item.folder
-                    )
-                    self._pending.events.append(kinds.batch_process(record, run=self._run, at=now))
+                    self._pending.events.append(kinds.batch_process(item, run=self._run, at=now))
                 case Outcome() if item.step not in self._schedule.outcomes:
                     verdict = self._schedule.verdict(item)
                     self._note_verdict(verdict, now)

@@ -509,6 +509,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """The child process of a batch. The start time (clock ticks since boot) tells it from a later one of that pid.
+
+    `folder` is where it leaves what a later controller can read after a crash.
+    """
+
+    batch: str
+    pid: int
+    start_time: float
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An appended fact. `seq` is given by the store; `at` is UTC seconds since the epoch."""
 

@@ -5,6 +5,6 @@ fake.py   a behaving double: durations, failures, lost hosts, in virtual or real
 ansible/  ansible-runner, one generic playbook, per-host outcomes while the batch runs
 """
 
-from orchestrator.executors.base import Executor, Process, Report
+from orchestrator.executors.base import Executor, Report
 
-__all__ = ["Executor", "Process", "Report"]
+__all__ = ["Executor", "Report"]

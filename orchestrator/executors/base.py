@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from orchestrator.model import Batch, Outcome, StepRun
+from orchestrator.model import Batch, Outcome, Process, StepRun
 
-__all__ = ["Executor", "Process", "Report"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
-    """The child process of a batch. The start time (clock ticks since boot) tells it from a later one of that pid.
-
-    `folder` is where it leaves what a later controller can read after a crash.
-    """
-
-    batch: str
-    pid: int
-    start_time: float
-    folder: str
+__all__ = ["Executor", "Report"]
 
 
 Report: TypeAlias = Process | Outcome

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from orchestrator.executors.base import Process, Report
-from orchestrator.model import Batch, Json, Outcome, Status, StepRun
+from orchestrator.executors.base import Report
+from orchestrator.model import Batch, Json, Outcome, Process, Status, StepRun
 
 __all__ = ["FakeExecutor", "Script"]
 

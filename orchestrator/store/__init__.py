@@ -2,6 +2,6 @@
 
 from orchestrator.store.lock import Holder, Lock, SiteLock
 from orchestrator.store.store import Store
-from orchestrator.store.values import InFlight, Process, Run, RunStatus, StepLog
+from orchestrator.store.values import InFlight, Run, RunStatus, StepLog
 
-__all__ = ["Holder", "InFlight", "Lock", "Process", "Run", "RunStatus", "SiteLock", "StepLog", "Store"]
+__all__ = ["Holder", "InFlight", "Lock", "Run", "RunStatus", "SiteLock", "StepLog", "Store"]

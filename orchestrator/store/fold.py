@@ -24,15 +24,26 @@ from orchestrator.model import (
     NodeState,
     Outcome,
     PlacementState,
+    Process,
     Snapshot,
     Status,
     StepId,
 )
 from orchestrator.store import kinds
 from orchestrator.store.codec import node_from_json
-from orchestrator.store.values import Duration, InFlight, Process, Run, RunStatus
+from orchestrator.store.values import Duration, InFlight, Run, RunStatus
 
-__all__ = ["Progress", "State", "fold", "names_node", "progress", "role_of", "snapshot_of", "touches_placement"]
+__all__ = [
+    "Progress",
+    "State",
+    "fold",
+    "names_node",
+    "node_of",
+    "progress",
+    "role_of",
+    "snapshot_of",
+    "touches_placement",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +92,11 @@ def snapshot_of(state: State, fingerprints: Mapping[str, Fingerprint]) -> Snapsh
 def role_of(step: str) -> str:
     """Return the part of a step id before "@"."""
     return step.partition("@")[0]
+
+
+def node_of(step: str) -> str:
+    """Return the part of a step id after "@"."""
+    return step.partition("@")[2]
 
 
 def touches_placement(event: Event) -> bool:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.model import Event, Json, Outcome, PlanNode, Step, StepId
+from orchestrator.model import Event, Json, Outcome, PlanNode, Process, Step, StepId
 from orchestrator.store.codec import node_to_json
-from orchestrator.store.values import Process, Run, RunStatus
+from orchestrator.store.values import Run, RunStatus
 
 __all__ = [
     "BATCH_PROCESS",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from orchestrator.model import StepId
+from orchestrator.model import Process, StepId
 
-__all__ = ["Duration", "InFlight", "Process", "Run", "RunStatus", "StepLog"]
+__all__ = ["Duration", "InFlight", "Run", "RunStatus", "StepLog"]
 
 
 class RunStatus(StrEnum):
@@ -35,16 +35,6 @@ class Run:
     pid: int = 0
     steps: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)  # status -> steps, once it has finished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
-    """The child process of a batch. The start time tells it from a later process with the same pid."""
-
-    batch: str
-    pid: int
-    start_time: float
-    folder: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,13 +21,14 @@ from orchestrator.model import (
     Event,
     Outcome,
     PlanNode,
+    Process,
     SecretRef,
     Snapshot,
     Status,
     Step,
     StepId,
 )
-from orchestrator.store import Process, Run, RunStatus, StepLog, Store, kinds
+from orchestrator.store import Run, RunStatus, StepLog, Store, kinds
 
 PRINT = fingerprint("role-digest", "debian-12", {"port": 5000, "region": "lyon"})
 DIGEST = digest_of(PRINT)

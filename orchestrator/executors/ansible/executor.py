@@ -22,9 +22,9 @@ from typing import Any
 
 from orchestrator.executors.ansible.events import Reader
 from orchestrator.executors.ansible.process import end, start_time
-from orchestrator.executors.base import Process, Report
+from orchestrator.executors.base import Report
 from orchestrator.inventory import batch_inventory
-from orchestrator.model import Action, Batch, Json, Outcome, PlanRole, SecretRef, StepRun
+from orchestrator.model import Action, Batch, Json, Outcome, PlanRole, Process, SecretRef, StepRun
 
 __all__ = ["AnsibleExecutor"]
 
