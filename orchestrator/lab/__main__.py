@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import HalliganError
 from orchestrator.lab import Lab, LabNode, NodeStatus, connection, down, status, up
+from orchestrator.lab.values import network_of
 
 __all__ = ["main"]
 
@@ -31,7 +31,7 @@ def _lab(words: argparse.Namespace) -> Lab:
     return Lab(
         site=words.site,
         cidr=words.cidr,
-        gateway=words.gateway or str(ipaddress.IPv4Network(words.cidr)[1]),
+        gateway=words.gateway or str(network_of(words.cidr).network_address + 1),
         nodes=tuple(LabNode(name=name, address=address) for name, _, address in pairs),
         state_dir=words.state,
     )
@@ -60,8 +60,8 @@ def _report(line: str) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one action; 0 if it came to what was asked."""
     arguments = _parser().parse_args(words)
-    lab = _lab(arguments)
     try:
+        lab = _lab(arguments)
         if arguments.action == "up":
             sys.stdout.write(_table(up(lab, _report)))
             sys.stdout.write(f"proxy command: {shlex.quote(connection(lab).proxy_command)}\n")

@@ -80,6 +80,7 @@ def _options() -> tuple[str, ...]:
         "--variant=minbase",
         f"--include={','.join(PACKAGES)}",
         *dropped,
+        "--dpkgopt=force-unsafe-io",  # no fsync for each file: the disks of a lab may be lost
         f"--customize-hook={CUSTOMIZE}",
     )
 

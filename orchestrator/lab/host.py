@@ -163,8 +163,8 @@ class Cgroup:
 
     def pids(self) -> tuple[int, ...]:
         """Everything that lives in the group and below it."""
-        files = sorted(self.path.rglob("cgroup.procs")) if self.path.exists() else []
-        return tuple(int(pid) for file in files for pid in _lines(file))
+        folders = (Path(folder) for folder, _, _ in os.walk(self.path))  # (glob would stumble over one that just goes)
+        return tuple(int(pid) for folder in folders for pid in _lines(folder / "cgroup.procs"))
 
     def is_populated(self) -> bool:
         return "populated 1" in _lines(self.path / "cgroup.events")

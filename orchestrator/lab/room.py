@@ -7,10 +7,11 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from orchestrator.lab import apt, base, network
 from orchestrator.lab.errors import LabError
-from orchestrator.lab.host import Cgroup, locked, run, tail, wait_until, write_whole
+from orchestrator.lab.host import Cgroup, locked, run, tail, write_whole
 from orchestrator.lab.node import FAILED_UNITS, Disk, Node, seed_digest, seed_files
 from orchestrator.lab.values import USER, Lab, LabConnection, LabNode, NodeStatus, Places, check, check_places
 
@@ -32,6 +33,9 @@ REQUIRED_COMMANDS: Mapping[str, str] = {
     "unshare": "util-linux",
 }
 
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES = 8192
+
 START_TIMEOUT_S = 120.0
 PER_NODE_TIMEOUT_S = 20.0  # nodes boot at the same time and share the machine's cores
 
@@ -44,6 +48,7 @@ def up(lab: Lab, report: Report) -> tuple[NodeStatus, ...]:
     check_places(places)
     with locked(places.run, lambda: report(f"lab: waiting for another command on {lab.site}")):
         Cgroup.of(lab.site, "build").kill()  # of an `up` that was killed
+        _limits(report)
         public_key = _keys(places)
         network.ensure(lab, places, report)
         network.ensure_proxy(lab, places)
@@ -116,6 +121,17 @@ def _nodes(lab: Lab, places: Places) -> tuple[Node, ...]:
     return tuple(Node(lab=lab, places=places, node=node) for node in lab.nodes)
 
 
+def _limits(report: Report) -> None:
+    """Raise what the kernel counts for all containers together: systemd watches files, and all of them are root's.
+
+    With the usual 128 the fifteenth node does not start. A higher limit costs nothing, so it is not taken back.
+    """
+    current = int(INOTIFY_LIMIT.read_text())
+    if current < INOTIFY_INSTANCES:
+        report(f"lab: raising this machine's {INOTIFY_LIMIT.name} from {current} to {INOTIFY_INSTANCES}")
+        INOTIFY_LIMIT.write_text(f"{INOTIFY_INSTANCES}\n")
+
+
 def _keys(places: Places) -> str:
     """The lab's own key pair; the state folder is private to its owner."""
     places.state.mkdir(parents=True, exist_ok=True)
@@ -158,22 +174,21 @@ def _start(node: Node, files: Mapping[str, str], image: str, report: Report) -> 
 
 
 def _wait(lab: Lab, places: Places, report: Report) -> tuple[NodeStatus, ...]:
-    """Wait for each node until its systemd has finished starting and its sshd answers."""
-    begin = time.monotonic()
+    """Look at all nodes in turn until each has finished starting and its sshd answers; one that died ends the wait."""
     limit = START_TIMEOUT_S + PER_NODE_TIMEOUT_S * len(lab.nodes)
-    statuses = []
-    for node in _nodes(lab, places):
-        wait_until(lambda node=node: _is_settled(node), limit - (time.monotonic() - begin), every_s=0.2)  # type: ignore[misc]
-        found = node.status()
-        if not _is_up(found):
-            raise _not_up(node, found, limit)
-        report(f"{found.name}: {found.state}{f' ({found.detail})' if found.detail else ''}")
-        statuses.append(found)
-    return tuple(statuses)
-
-
-def _is_settled(node: Node) -> bool:
-    return not node.is_alive() or _is_up(node.status())
+    deadline = time.monotonic() + limit
+    found: dict[str, NodeStatus] = {}
+    while pending := [node for node in _nodes(lab, places) if node.node.name not in found]:
+        for node in pending:
+            seen = node.status()
+            if _is_up(seen):
+                report(f"{seen.name}: {seen.state}{f' ({seen.detail})' if seen.detail else ''}")
+                found[seen.name] = seen
+            elif seen.state == "stopped" or time.monotonic() > deadline:
+                node.stop()  # so that the next `up` starts it again, instead of waiting for what hangs
+                raise _not_up(node, seen, limit)
+        time.sleep(0.1 if len(found) < len(lab.nodes) else 0)
+    return tuple(found[node.name] for node in lab.nodes)
 
 
 def _is_up(found: NodeStatus) -> bool:
@@ -186,7 +201,7 @@ def _not_up(node: Node, found: NodeStatus, limit: float) -> LabError:
     return LabError(
         f"Node {found.name} of lab {node.lab.site} {what} ({found.state}: {found.detail})",
         detail=tail(node.console),
-        hint=f"The whole console is in {node.console}. Run `up` again to retry, `down` to start afresh.",
+        hint=f"The whole console is in {node.console}. `up` starts the node again, `down` and `up` make it anew.",
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.lab.errors import LabError
 
-__all__ = ["USER", "Lab", "LabConnection", "LabNode", "NodeStatus", "Places", "check", "check_places"]
+__all__ = ["USER", "Lab", "LabConnection", "LabNode", "NodeStatus", "Places", "check", "check_places", "network_of"]
 
 RUN_DIR = Path("/run/halligan-lab")
 USER = "halligan"
@@ -115,7 +115,7 @@ def check(lab: Lab) -> None:
     """Refuse values that would fail later and less clearly (or escape their folder: names become paths)."""
     if not _SITE.fullmatch(lab.site):
         raise _bad(f"site name {lab.site!r}", "Use 1 to 32 of a-z, 0-9 and '-', without '-' at either end.")
-    network = _network(lab.cidr)
+    network = network_of(lab.cidr)
     taken = {_address(lab.gateway, network, "the gateway"): "the gateway"}
     names: set[str] = set()
     for node in lab.nodes:
@@ -128,7 +128,8 @@ def check(lab: Lab) -> None:
         taken[address] = node.name
 
 
-def _network(cidr: str) -> ipaddress.IPv4Network:
+def network_of(cidr: str) -> ipaddress.IPv4Network:
+    """The network a text stands for."""
     try:
         return ipaddress.IPv4Network(cidr)
     except ValueError as error:
