@@ -136,7 +136,7 @@ class Vault:
                 raise HalliganError(f'there is no secret "{name}" in {self._secrets_path}.{closest(name, before)}')
             expected[name] = _generated()
             text = re.sub(rf"^{re.escape(name)}:.*$", f'{name}: "{expected[name]}"', text, count=1, flags=re.MULTILINE)
-        if self._mapping(text) != expected:
+        if not self._holds(text, expected):
             raise HalliganError(
                 f"{self._secrets_path} is not laid out one `name: value` a line",
                 hint=f"ansible-vault edit {self._secrets_path}",
@@ -177,6 +177,12 @@ class Vault:
         if data is not None and not isinstance(data, dict):
             raise HalliganError(f"{self._secrets_path} must hold a mapping (name: value)")
         return data or {}
+
+    def _holds(self, text: str, expected: Mapping[str, Json]) -> bool:
+        try:
+            return self._mapping(text) == expected
+        except HalliganError:
+            return False
 
     def _write_secrets(self, text: str) -> None:
         envelope = self._library.encrypt(text)

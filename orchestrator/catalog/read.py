@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from orchestrator import yaml
 from orchestrator.catalog import templates
-from orchestrator.catalog.schema import ContractModel, OptionModel, SpecsModel, WireModel
+from orchestrator.catalog.schema import ContractModel, EntryPointModel, OptionModel, SpecsModel, WireModel
 from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
 from orchestrator.catalog.values import check_value
 from orchestrator.errors import Location, Problem, ProblemsError, closest
@@ -63,7 +63,7 @@ class _RoleReader:
         self._model: ContractModel | None = None
 
     def _findings(self, file: RoleFile | None) -> Findings:
-        """Return the findings of a file, which is empty when there is no such file or it cannot be read."""
+        """Return the findings of a file; its data is empty without a file, and None when it cannot be read."""
         if file is None:
             return Findings(Document(file=self.role.shown, text="", data={}))
         try:
@@ -71,11 +71,14 @@ class _RoleReader:
         except ProblemsError as error:
             self._syntax.extend(error.problems)
             return Findings(Document(file=file.shown, text="", data=None))
-        findings = Findings(document)
-        if document.data is not None and not isinstance(document.data, dict):
-            findings.error("catalog.wrong-type", (), "the file must be a mapping (key: value)")
-            return Findings(Document(file=file.shown, text="", data=None))
-        return findings
+        if document.data is None:
+            return Findings(replace(document, data={}))
+        if isinstance(document.data, dict):
+            return Findings(document)
+        where = Location(file=file.shown, line=1, column=1)
+        summary = "the file must be a mapping (key: value)"
+        self._syntax.append(Problem(code="catalog.wrong-type", summary=summary, where=where))
+        return Findings(Document(file=file.shown, text="", data=None))
 
     def problems(self) -> Iterator[Problem]:
         for findings in (self._contract, self._specs, self._meta, self._defaults, self._vars):
@@ -88,43 +91,44 @@ class _RoleReader:
             summary = f'"{role.name}" is not a role name: small letters, digits and "_", a letter first'
             self._contract.error("catalog.role-name", (), summary)
         self._check_dependencies()
-        options, summary = self._options()
+        entry = self._entry_point()
+        options = self._options(entry) if entry else {}
         if self._contract.document.data is None:
             return None
         model, _ = parse(ContractModel, self._contract, "catalog")
         self._model = model
         if model is None:
             return None
-        self._check_inputs(model, options)
-        self._check_outputs(model, options)
+        if entry is not None or role.specs is None:  # else every option would look unknown
+            self._check_inputs(model, options)
+            self._check_outputs(model, options)
         self._check_removal(model)
+        summary = entry.short_description if entry else ""
         return _contract(role, model, options, summary, self._references(options))
 
     # --- argument specs and defaults ------------------------------------------------------------------------------
 
-    def _options(self) -> tuple[dict[str, Option], str]:
-        """Return the options of the entry point `main`, with the defaults that really apply, and its summary."""
+    def _entry_point(self) -> EntryPointModel | None:
+        """Return the entry point `main`; None when there is none, or none that can be read."""
         findings = self._specs
-        if self.role.specs is None or not findings.document.data:
-            return {}, ""
+        if self.role.specs is None or findings.document.data is None:
+            return None
         model, _ = parse(SpecsModel, findings, "catalog")
         if model is None:
-            return {}, ""
-        main = model.argument_specs.get("main")
-        if main is None:
-            findings.error(
-                "catalog.no-main",
-                ("argument_specs",),
-                f"{self.role.name} describes no entry point main.{closest('main', model.argument_specs)}",
-            )
-            return {}, ""
+            return None
+        if "main" in model.argument_specs:
+            return model.argument_specs["main"]
+        summary = f"{self.role.name} describes no entry point main.{closest('main', model.argument_specs)}"
+        findings.error("catalog.no-main", ("argument_specs",), summary)
+        return None
+
+    def _options(self, entry: EntryPointModel) -> dict[str, Option]:
+        """Return the options of an entry point, with the defaults that really apply."""
         path = ("argument_specs", "main", "options")
-        options = {name: _option(name, option) for name, option in main.options.items()}
+        options = {name: _option(name, option) for name, option in entry.options.items()}
         for name, option in options.items():
             self._check_option(option, (*path, name))
-        return {
-            name: self._with_default(option, (*path, name)) for name, option in options.items()
-        }, main.short_description
+        return {name: self._with_default(option, (*path, name)) for name, option in options.items()}
 
     def _check_option(self, option: Option, path: yaml.Path) -> None:
         findings = self._specs
@@ -344,7 +348,9 @@ def _contract(
             )
             for name, one in model.outputs.items()
         },
-        cardinality=Cardinality(per=Scope(model.cardinality.per), count=model.cardinality.count),
+        cardinality=Cardinality(
+            per=Scope(model.cardinality.per), count=model.cardinality.count, quorum=model.cardinality.quorum
+        ),
         platforms=tuple(model.platforms),
         facts=tuple(model.facts),
         rollout=model.rollout.value() if model.rollout else None,

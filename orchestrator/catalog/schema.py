@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from orchestrator.model import Count
 from orchestrator.yaml.fields import Model, RolloutModel
 
-__all__ = ["ContractModel", "OptionModel", "SpecsModel", "WireModel", "json_schema"]
+__all__ = ["ContractModel", "EntryPointModel", "OptionModel", "SpecsModel", "WireModel", "json_schema"]
 
 _COUNT = re.compile(r"(\d{1,6})(\.\.(\d{1,6})?)?")
 
@@ -80,6 +80,7 @@ class CardinalityModel(Model):
 
     per: Literal["site", "group"] = Field(default="site", description="Where they are counted.")
     count: CountField = Field(default=Count(least=0), description="How many there may be.")
+    quorum: bool = Field(default=False, description="Only an odd number may exist.")
 
 
 class RemoveModel(Model):
