@@ -24,6 +24,7 @@ FEW = 12  # up to this many steps are shown one by one
 ROWS = 15  # rows per table, and kinds of destructive steps, before "and N more"
 KINDS = 40  # kinds of steps (wave, role, action, reasons) before "and N more"
 RANGES = 8  # node ranges of one kind of steps before "and N more"
+REASONS = 4  # of one kind of steps before "and N more"
 CHAIN = 8  # steps of the longest chain before its middle is left out
 
 _T = TypeVar("_T")
@@ -157,13 +158,14 @@ def _folded(plan: Plan, summary: Summary, look: Look) -> list[str]:
     return lines + _more(hidden, "kinds of steps (--verbose shows every step)")
 
 
-def _kind(role: str, action: Action, reasons: Iterable[str], steps: Sequence[Step], look: Look) -> list[str]:
+def _kind(role: str, action: Action, reasons: Sequence[str], steps: Sequence[Step], look: Look) -> list[str]:
     head = f"    {MARKS[action]} {action.ljust(6)}  {role}  "
-    body = f"{len(steps):>6,}  {fold((step.node for step in steps), RANGES)}"
+    shown, hidden = _first(reasons, REASONS)
+    why = "; ".join([*shown, *([f"and {hidden} more"] if hidden else [])])
+    nodes = fold((step.node for step in steps), RANGES)
+    body = f"{len(steps):>6,}  {nodes}  ({why})" if why else f"{len(steps):>6,}  {nodes}"
     lines = wrapped(body, look, first=head, rest=" " * (len(head) + 8))
     lines[0] = look.paint(lines[0][: len(head)], action) + lines[0][len(head) :]
-    for reason in reasons:
-        lines += [look.dim(line) for line in wrapped(reason, look, first=" " * (len(head) + 8))]
     return lines
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from orchestrator.model import Action, Status
 
-__all__ = ["MARKS", "Look", "count", "duration", "joined", "plain", "table", "tail", "when", "wrapped"]
+__all__ = ["MARKS", "STATUS_ORDER", "Look", "count", "duration", "joined", "plain", "table", "tail", "when", "wrapped"]
 
+STATUS_ORDER = (Status.CHANGED, Status.OK, Status.FAILED, Status.UNREACHABLE, Status.SKIPPED)
 MARKS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REMOVE: "-", Action.CHECK: "?"}
 
 _CODES = {
@@ -62,7 +63,7 @@ def joined(parts: Iterable[str], last: str = "and") -> str:
 
 def duration(seconds: float) -> str:
     """Return "0.4 s", "42 s", "3 min 20 s", "1 h 12 min"; precise where it is short."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -103,10 +103,8 @@ def test_reasons_that_differ_are_told_per_kind(plan_of: Callable[..., Plan], ste
     assert shown(plan_of(steps)).partition("Steps, in order")[2] == (
         "\n"
         "  Wave 1  20 steps\n"
-        "    + create  base      14  kvm-[01:14]\n"
-        "                            new node\n"
-        "    ~ update  base       6  kvm-[15:20]\n"
-        "                            role files changed\n"
+        "    + create  base      14  kvm-[01:14]  (new node)\n"
+        "    ~ update  base       6  kvm-[15:20]  (role files changed)\n"
     )
 
 
