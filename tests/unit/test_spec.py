@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 import string
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -16,8 +18,10 @@ from hypothesis import strategies as st
 from orchestrator import spec, yaml
 from orchestrator.errors import HalliganError, Location, Problem, ProblemsError
 from orchestrator.model import Connection, Rollout, SecretRef, Share
-from orchestrator.spec import SiteFiles, SourceFile, ranges
+from orchestrator.spec import SiteFiles, SourceFile, ranges, schema
 from orchestrator.spec.nodes import MAX_NODES
+from orchestrator.spec.schema import ClusterModel
+from orchestrator.yaml.fields import RolloutModel
 
 ENVELOPE = "$ANSIBLE_VAULT;1.1;FAKE"
 
@@ -895,9 +899,9 @@ def test_any_name_is_expanded_or_refused_in_words(text):
 
 
 def validator():
-    schema = spec.json_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+    published = spec.json_schema()
+    jsonschema.Draft202012Validator.check_schema(published)
+    return jsonschema.Draft202012Validator(published)
 
 
 def test_the_json_schema_accepts_what_is_read():
@@ -924,8 +928,50 @@ def test_the_json_schema_refuses_what_is_refused(text):
 
 
 def test_every_field_of_the_json_schema_is_described():
-    schema = spec.json_schema()
-    for name, definition in {"": schema, **schema["$defs"]}.items():
+    published = spec.json_schema()
+    for name, definition in {"": published, **published["$defs"]}.items():
         assert definition["description"], name
         for field, about in definition["properties"].items():
             assert "description" in about or "$ref" in about, f"{name}.{field}"
+
+
+# --- the reference ------------------------------------------------------------------------------------------------
+
+REFERENCE = (Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
+SECTIONS = {
+    "Top level": ClusterModel,
+    "Networks": schema.NetworkModel,
+    "Connection": schema.ConnectionModel,
+    "Profiles": schema.ProfileModel,
+    "Groups": schema.GroupModel,
+    "Nodes": schema.NodeModel,
+    "Management controller": schema.BmcModel,
+    "Policy": schema.PolicyModel,
+    "Limits": schema.LimitsModel,
+    "Retry": schema.RetryModel,
+    "Timeouts": schema.TimeoutsModel,
+    "Blast radius": schema.BlastRadiusModel,
+    "Rollout": RolloutModel,
+}
+
+
+def test_every_part_of_the_schema_has_a_section_in_the_reference():
+    assert {model.__name__ for model in SECTIONS.values()} == {"ClusterModel", *spec.json_schema()["$defs"]}
+
+
+@pytest.mark.parametrize(("heading", "model"), SECTIONS.items())
+def test_the_reference_has_every_field_and_no_other(heading, model):
+    section = re.split(r"^#+ ", REFERENCE.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, flags=re.MULTILINE)
+    assert [key for key, _ in rows] == list(model.model_fields)
+    for key, default in rows:
+        field = model.model_fields[key]
+        assert (default == "needed") == field.is_required(), key
+        if isinstance(field.default, int) and not isinstance(field.default, bool):
+            assert default == f"`{field.default}`", key
+
+
+def test_the_example_of_the_reference_is_a_valid_site():
+    example = next(text for text in re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL) if "spec: 1" in text)
+    assert len(read(example).nodes) == 904
+    validator().validate(yaml.load(example, "spec.md"))
