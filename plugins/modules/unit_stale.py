@@ -1,0 +1,89 @@
+#!/usr/bin/python
+# Copyright: the Halligan authors
+# Apache License 2.0 (see LICENSE)
+"""Tell whether a running service is older than its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: unit_stale
+short_description: Tell whether a running service is older than its configuration
+description:
+  - Reports C(changed) when a file that a running systemd service reads was modified after the service started, so that
+    C(notify) can restart it.
+  - A handler that was notified and never ran (the run was interrupted, a later task failed) is thus made up for
+    by the next run.
+  - It changes nothing itself and does the same in check mode.
+author: The Halligan authors
+options:
+  unit:
+    description: Name of the systemd unit.
+    type: str
+    required: true
+  files:
+    description: Files the service reads when it starts. Missing ones are ignored.
+    type: list
+    elements: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Notice a configuration newer than the running service
+  unit_stale:
+    unit: keystone.service
+    files: [/etc/keystone/keystone.conf, /etc/keystone/keystone-uwsgi.ini]
+  notify: Restart keystone
+"""
+
+RETURN = r"""
+newer:
+  description: The files that changed since the service started.
+  type: list
+  elements: str
+  returned: always
+"""
+
+
+def parse_start(properties: str) -> float | None:
+    """When the main process started, in seconds since the epoch; None when the unit does not run."""
+    values = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
+    text = values.get("ExecMainStartTimestamp", "")
+    if values.get("ActiveState") not in ("active", "reloading") or not text:
+        return None
+    # As printed with --timestamp=us+utc: "Sat 2025-11-22 18:36:11.123456 UTC". The weekday depends on the locale.
+    moment = datetime.strptime(text.split(" ", 1)[1], "%Y-%m-%d %H:%M:%S.%f UTC")
+    return moment.replace(tzinfo=UTC).timestamp()
+
+
+def newer_files(names: Iterable[str], start: float | None) -> list[str]:
+    if start is None:
+        return []
+    return sorted(name for name in names if Path(name).exists() and Path(name).stat().st_mtime > start)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "unit": {"type": "str", "required": True},
+            "files": {"type": "list", "elements": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    properties = "--property=ActiveState,ExecMainStartTimestamp"
+    command = ["systemctl", "show", module.params["unit"], properties, "--timestamp=us+utc"]
+    _, output, _ = module.run_command(command, check_rc=True)
+    newer = newer_files(module.params["files"], parse_start(output))
+    module.exit_json(changed=bool(newer), newer=newer)
+
+
+if __name__ == "__main__":
+    main()
