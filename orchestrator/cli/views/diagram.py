@@ -100,14 +100,44 @@ def diagram(plan: Plan, summary: Summary, detail: Detail = Detail.AUTO) -> Diagr
 # --- vertices -----------------------------------------------------------------------------------------------------
 
 
-def _group(plan: Plan, node: str) -> str:
-    """Return the nearest group of a node: groups stand parents first, so it is the last one."""
-    known = plan.nodes.get(node)
-    return known.groups[-1] if known and known.groups else "all"
-
-
 def _step_owners(plan: Plan, summary: Summary) -> dict[str, str]:
-    return {step.id: f"{step.role}/{_group(plan, step.node)}/{summary.wave_of.get(step.id, 0)}" for step in plan.steps}
+    """Fold steps of one role, group and wave."""
+    groups = _groups(plan)
+    return {
+        step.id: f"{step.role}/{groups[step.role, step.node]}/{summary.wave_of.get(step.id, 0)}" for step in plan.steps
+    }
+
+
+def _groups(plan: Plan) -> dict[tuple[str, str], str]:
+    """Return the group that each (role, node) is counted with.
+
+    The plan does not say which group brought a role to a node. It is taken to be the one most like the role's nodes
+    (nodes in both by nodes in either), the nearest of equals. That holds however many groups a node is in: neither
+    groups of one node nor racks split the picture. The group all counts only where it fits exactly.
+    """
+    placed: dict[str, set[str]] = defaultdict(set)
+    members: dict[str, set[str]] = defaultdict(set)
+    for step in plan.steps:
+        placed[step.role].add(step.node)
+        for group in _groups_of(plan, step.node):
+            members[group].add(step.node)
+    likeness = {
+        (role, group): len(inside & nodes) / len(inside | nodes)
+        for role, nodes in placed.items()
+        for group, inside in members.items()
+        if group != "all" or inside == nodes
+    }
+    return {
+        (step.role, step.node): max(
+            reversed(_groups_of(plan, step.node)), key=lambda group: likeness.get((step.role, group), 0.0)
+        )
+        for step in plan.steps
+    }
+
+
+def _groups_of(plan: Plan, node: str) -> tuple[str, ...]:
+    known = plan.nodes.get(node)
+    return known.groups if known and known.groups else ("all",)
 
 
 def _barrier_owners(plan: Plan, steps: Mapping[str, str]) -> dict[str, str]:
@@ -125,11 +155,11 @@ def _step_vertices(plan: Plan, summary: Summary, owners: Mapping[str, str]) -> I
     critical = {owners[step] for step in summary.critical_path if step in owners}
     for vertex_id, steps in members.items():
         nodes = {step.node for step in steps}
-        group = _group(plan, steps[0].node)
+        folded = f"{vertex_id.split('/')[-2]} \N{MULTIPLICATION SIGN} {len(nodes):,}" if len(nodes) > 1 else ""
         yield Vertex(
             id=vertex_id,
             title=steps[0].role,
-            subtitle=next(iter(nodes)) if len(nodes) == 1 else f"{group} \N{MULTIPLICATION SIGN} {len(nodes):,}",
+            subtitle=folded or next(iter(nodes)),
             tip=_tip(steps),
             wave=summary.wave_of.get(steps[0].id, 0),
             counts=dict(sorted(Counter(step.action for step in steps).items())),

@@ -49,10 +49,15 @@ def test_many_steps_fold_by_role_and_group(big_plan: Plan) -> None:
     picture = diagram(big_plan, summarize(big_plan))
     by_id = {vertex.id: vertex for vertex in picture.vertices}
     assert picture.folded
-    assert len(picture.vertices) == 41
-    assert by_id["nova/kvm/8"].counts == {Action.CREATE: 900}
-    assert by_id["nova/kvm/8"].subtitle == "kvm \N{MULTIPLICATION SIGN} 900"
-    assert by_id["nova/kvm/8"].tip == ("nova: create 900", "kvm-[001:900]", "new node (900)", "expected 25 s")
+    assert len(picture.vertices) == 25
+    assert by_id["nova/compute/8"].counts == {Action.CREATE: 995}
+    assert by_id["nova/compute/8"].subtitle == "compute \N{MULTIPLICATION SIGN} 995"
+    assert by_id["nova/compute/8"].tip == (
+        "nova: create 995",
+        "hv-[01:95], kvm-[001:900]",
+        "new node (995)",
+        "expected 25 s",
+    )
     assert sum(sum(vertex.counts.values()) for vertex in picture.vertices) == len(big_plan.steps)
 
 
@@ -61,7 +66,7 @@ def test_folded_edges_are_counted_and_run_forward(big_plan: Plan) -> None:
     wave = {vertex.id: (vertex.wave, vertex.is_barrier) for vertex in picture.vertices}
     assert all(wave[edge.source] < wave[edge.target] for edge in picture.edges)
     counts = {(edge.source, edge.target): edge.count for edge in picture.edges}
-    assert counts["identity.keystone<keystone/controllers/7", "nova/kvm/8"] == 900
+    assert counts["identity.keystone<keystone/controllers/7", "nova/compute/8"] == 995
 
 
 def test_detail_can_be_forced_either_way(small_plan: Plan, big_plan: Plan) -> None:
@@ -90,3 +95,14 @@ def test_a_need_is_kept_where_only_order_leads_around(plan_of: Callable[..., Pla
     plan = plan_of([step("a@n"), step("b@n", after=("a@n",)), step("c@n", needs=("a@n",), after=("b@n",))])
     summary = dataclasses.replace(summarize(plan), critical_path=())
     assert ("a@n", "c@n") in {(edge.source, edge.target) for edge in diagram(plan, summary).edges}
+
+
+def test_racks_and_groups_of_one_do_not_split_the_picture(
+    plan_of: Callable[..., Plan], step: Callable[..., Step]
+) -> None:
+    groups = {f"kvm-{n}": ("all", "kvm", f"rack-{n // 4}", f"z-{n}") for n in range(12)}
+    steps = [step(f"{role}@{node}") for node in groups for role in ("base", "nova")]
+    steps += [step("base@ctl-1"), step("nova@ctl-1")]
+    plan = plan_of(steps[:-3] + steps[-2:-1], groups=groups | {"ctl-1": ("all", "controllers")})
+    found = {vertex.id for vertex in diagram(plan, summarize(plan), Detail.ROLE).vertices}
+    assert found == {"base/all/1", "nova/kvm/1"}, "though one node of kvm needs no nova now"
