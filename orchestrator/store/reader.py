@@ -15,7 +15,7 @@ from orchestrator.store import kinds as k
 from orchestrator.store import rows, schema
 from orchestrator.store.codec import decode, unpack
 from orchestrator.store.database import Database
-from orchestrator.store.fold import Progress, progress
+from orchestrator.store.fold import Progress, node_of, progress
 from orchestrator.store.values import Run, RunStatus, StepLog
 
 __all__ = ["Reader"]
@@ -59,7 +59,8 @@ class Reader:
         limit: int | None = None,
     ) -> Iterator[Event]:
         columns = schema.events.c
-        query = _filtered(select(schema.events), {columns.run: run, columns.node: node, columns.step: step})
+        wanted = {columns.run: run, columns.node: node or node_of(step), columns.step: step}
+        query = _filtered(select(schema.events), wanted)
         if kinds:
             query = query.where(columns.kind.in_(sorted(kinds)))
         query = query.order_by(columns.seq)
@@ -68,8 +69,8 @@ class Reader:
 
     def logs(self, *, run: str = "", node: str = "", step: str = "", limit: int | None = None) -> Iterator[StepLog]:
         columns = schema.logs.c
-        query = _filtered(select(schema.logs), {columns.run: run, columns.node: node, columns.step: step})
-        query = query.order_by(columns.id.desc())
+        wanted = {columns.run: run, columns.node: node or node_of(step), columns.step: step}
+        query = _filtered(select(schema.logs), wanted).order_by(columns.id.desc())
         found = self._pages(lambda last: query.where(columns.id < last) if last else query, 0, limit)
         return (rows.log_from(row) for row in found)
 

@@ -84,8 +84,7 @@ events = Table(
     _text("step"),
     _text("data"),
     Index("events_run", "run", "seq"),
-    Index("events_node", "node", "seq"),
-    Index("events_step", "step", "seq"),
+    Index("events_node", "node", "seq"),  # serves a step too: its id ends with its node
 )
 
 placements = Table(
@@ -93,7 +92,7 @@ placements = Table(
     metadata,
     _key("id"),
     _text("role"),
-    Column("node", _Id, nullable=False, index=True),
+    _text("node"),
     _text("status"),
     _text("digest"),
     _text("outputs"),
@@ -139,7 +138,6 @@ logs = Table(
     _time("at"),
     Column("text", LargeBinary, nullable=False),
     Index("logs_node", "node", "id"),
-    Index("logs_step", "step", "id"),
     Index("logs_run", "run", "id"),
 )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import multiprocessing
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +19,16 @@ import pytest
 from orchestrator.store import Store
 
 _schemas = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Start other processes without waiting for sqlalchemy each time, and without sharing anything with them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [f"orchestrator.store.{name}" for name in ("migrate", "reader", "writer", "advisory")]
+    )
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import Event as Event_
 from pathlib import Path
 
 import pytest
@@ -107,17 +108,21 @@ def test_opening_without_create_wants_a_store(store_url: str) -> None:
         Store.open(store_url, create=False)
 
 
-def test_ten_processes_make_the_same_store_at_once(store_url: str) -> None:
+def _open_and_append(url: str) -> None:
+    with Store.open(url) as store:
+        store.append([kinds.node_forgotten("n1", at=1.0)])
+
+
+def test_eight_processes_make_the_same_store_at_once(store_url: str, processes: ForkServerContext) -> None:
     """Whoever comes second waits for the first and then uses its store."""
-    code = (
-        "import sys; from orchestrator.store import Store, kinds\n"
-        "with Store.open(sys.argv[1]) as s: s.append([kinds.node_forgotten('n', at=1.0)])"
-    )
-    command = [sys.executable, "-W", "error", "-c", code, store_url]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(10)]
-    assert [p.communicate()[1] for p in processes] == [""] * 10
+    openers = [processes.Process(target=_open_and_append, args=(store_url,)) for _ in range(8)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert [opener.exitcode for opener in openers] == [0] * 8
     with Store.open(store_url, create=False) as store:
-        assert store.last_seq() == 10
+        assert store.last_seq() == 8
         assert store.check() == []
 
 
@@ -397,26 +402,25 @@ def test_two_writers_never_share_a_number(running: Store, store_url: str) -> Non
     assert running.check() == []
 
 
-def _write(url: str, ready: object, stop: object) -> None:
+def _write(url: str, ready: Event_, stop: Event_) -> None:
     with Store.open(url) as store:
         number = 0
-        while not stop.is_set():  # type: ignore[attr-defined]
+        while not stop.is_set():
             number += 1
-            store.append(
-                [ended(f"{role}@n{number}", outputs={"pair": number}) for role in ("a", "b")],
-                fingerprints={DIGEST: PRINT},
-            )
+            pair = [ended(f"{role}@n{number}", outputs={"pair": number}) for role in ("a", "b")]
+            store.append(pair, fingerprints={DIGEST: PRINT})
             if number == 5:
-                ready.set()  # type: ignore[attr-defined]
+                ready.set()
 
 
-def test_snapshot_in_another_process_is_never_half_of_an_append(store: Store, store_url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, stop = context.Event(), context.Event()
-    writer = context.Process(target=_write, args=(store_url, ready, stop))
+def test_snapshot_in_another_process_is_never_half_of_an_append(
+    store: Store, store_url: str, processes: ForkServerContext
+) -> None:
+    ready, stop = processes.Event(), processes.Event()
+    writer = processes.Process(target=_write, args=(store_url, ready, stop))
     writer.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(60)
         for _ in range(30):
             snapshot = store.snapshot()
             placements = list(snapshot.placements.values())
@@ -424,7 +428,7 @@ def test_snapshot_in_another_process_is_never_half_of_an_append(store: Store, st
             assert sum(state.role == "a" for state in placements) * 2 == len(placements)
     finally:
         stop.set()
-        writer.join(30)
+        writer.join(60)
     assert writer.exitcode == 0
     assert store.check() == []
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
-import sys
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -17,54 +19,55 @@ from orchestrator.errors import LockedError, StoreError
 from orchestrator.store import SiteLock, Store
 
 AT = 1_750_000_000.0  # 2025-06-15T15:06:40Z
-HOLD = """
-import sys
-from orchestrator.store import Store
-with Store.open(sys.argv[1]) as store, store.lock("lab", command="halligan apply lab", at=1750000000.0):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
 
 
-def hold(url: str) -> subprocess.Popen[str]:
-    """Start another process and return when it holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+def _hold(url: str, held: Event, release: Event) -> None:
+    with Store.open(url) as store, store.lock("lab", command="halligan apply lab", at=AT):
+        held.set()
+        release.wait()
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    process.communicate("\n", timeout=30)
+def _ask(url: str, asking: Event) -> None:
+    with Store.open(url) as store:
+        while True:
+            store.holder("lab")
+            asking.set()
 
 
-def test_second_holder_is_told_who_is_at_work(store: Store, store_url: str) -> None:
-    process = hold(store_url)
-    try:
-        with pytest.raises(LockedError) as caught, store.lock("lab", command="halligan apply lab", at=AT):
-            pass
-        assert "site lab is locked by " in str(caught.value)
-        assert f"@{socket.gethostname()} (pid {process.pid}, `halligan apply lab`)" in caught.value.summary
-        assert caught.value.summary.endswith("since 2025-06-15T15:06:40Z")
-        assert caught.value.hint
-        holder = store.holder("lab")
-        assert holder is not None
-        assert (holder.pid, holder.command) == (process.pid, "halligan apply lab")
-    finally:
-        end(process)
-    assert store.holder("lab") is None
+@pytest.fixture
+def holder(store: Store, store_url: str, processes: ForkServerContext) -> Iterator[BaseProcess]:
+    """Another process that holds the lock until the test is over."""
+    held, release = processes.Event(), processes.Event()
+    process = processes.Process(target=_hold, args=(store_url, held, release))
+    process.start()
+    assert held.wait(60)
+    yield process
+    if process.is_alive():
+        release.set()
+        process.join(60)
+        assert process.exitcode == 0
+        assert store.holder("lab") is None
 
 
-def test_lock_is_free_after_its_holder_was_killed(store: Store, store_url: str) -> None:
-    process = hold(store_url)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+def test_second_holder_is_told_who_is_at_work(store: Store, holder: BaseProcess) -> None:
+    with pytest.raises(LockedError) as caught, store.lock("lab", command="halligan apply lab", at=AT):
+        pass
+    assert caught.value.summary.startswith("site lab is locked by ")
+    assert f"@{socket.gethostname()} (pid {holder.pid}, `halligan apply lab`)" in caught.value.summary
+    assert caught.value.summary.endswith("since 2025-06-15T15:06:40Z")
+    assert caught.value.hint
+    told = store.holder("lab")
+    assert told is not None
+    assert (told.pid, told.command) == (holder.pid, "halligan apply lab")
+
+
+def test_lock_is_free_after_its_holder_was_killed(store: Store, holder: BaseProcess) -> None:
+    holder.kill()
+    holder.join()
     with store.lock("lab", command="halligan apply --resume lab", at=AT):
-        holder = store.holder("lab")
-        assert holder is not None
-        assert holder.pid == os.getpid()
+        told = store.holder("lab")
+        assert told is not None
+        assert told.pid == os.getpid()
 
 
 def test_lock_can_be_taken_again_after_use_and_after_a_failure(store: Store) -> None:
@@ -83,24 +86,19 @@ def test_same_process_does_not_lock_twice(store: Store) -> None:
         pass
 
 
-def test_asking_who_holds_it_never_gets_in_the_way(store: Store, store_url: str) -> None:
+def test_asking_who_holds_it_never_gets_in_the_way(store: Store, store_url: str, processes: ForkServerContext) -> None:
     """`halligan status` in a loop must not make an apply fail."""
-    code = (
-        "import sys; from orchestrator.store import Store\n"
-        "with Store.open(sys.argv[1]) as s:\n"
-        "    print('asking', flush=True)\n"
-        "    while True: s.holder('lab')"
-    )
-    asking = subprocess.Popen([sys.executable, "-c", code, store_url], stdout=subprocess.PIPE, text=True)
+    asking = processes.Event()
+    process = processes.Process(target=_ask, args=(store_url, asking))
+    process.start()
     try:
-        assert asking.stdout is not None
-        asking.stdout.readline()
-        for _ in range(200):
+        assert asking.wait(60)
+        for _ in range(100):
             with store.lock("lab", command="x", at=AT):
                 pass
     finally:
-        asking.kill()
-        asking.communicate()
+        process.kill()
+        process.join()
 
 
 def test_sites_of_one_server_do_not_meet(postgres: str, request: pytest.FixtureRequest) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import Barrier
+from multiprocessing.synchronize import Event as Event_
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+import sqlalchemy
 
 from orchestrator.errors import StoreError
 from orchestrator.model import Action, Event, Outcome, Status, Step, StepId
@@ -30,72 +33,68 @@ def ended(number: int, *, run: str = "r1", size: int = 1) -> Event:
 
 # --- kill -9 ------------------------------------------------------------------------------------------------------
 
-APPEND = """
-import sys
-from orchestrator.model import Action, Outcome, Status, Step, StepId
-from orchestrator.store import StepLog, Store, kinds
 
-with Store.open(sys.argv[1]) as store:
-    number = store.last_seq()
-    while True:
-        events, logs = [], []
-        for _ in range(1 + number % 7):
-            number += 1
-            id_, node = StepId(f"web@n{number % 100}"), f"n{number % 100}"
-            step = Step(id=id_, action=Action.CREATE, role="web", node=node, reasons=(), inputs={})
-            outcome = Outcome(step=id_, status=Status.CHANGED, outputs={"number": number}, seconds=0.1)
-            events.append(kinds.step_finished(step, outcome, run="r1", at=float(number), digest=""))
-            logs.append(StepLog(run="r1", step=id_, node=node, attempt=1, at=float(number), text=f"log {number}"))
-        store.append(events, logs=logs)
-        print(number, flush=True)
-"""
+def _append_for_ever(url: str, acknowledge: Connection) -> None:
+    with Store.open(url) as store:
+        number = store.last_seq()
+        while True:
+            events, logs = [], []
+            for _ in range(1 + number % 7):
+                number += 1
+                events.append(ended(number))
+                step, node = StepId(events[-1].step), events[-1].node
+                logs.append(StepLog(run="r1", step=step, node=node, attempt=1, at=1.0, text=f"log {number}"))
+            store.append(events, logs=logs)
+            acknowledge.send(number)
 
 
-def killed_after(seconds: float, command: list[str]) -> list[str]:
-    """Run a command, kill -9 it and return the complete lines that it had said by then."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    first = process.stdout.readline()
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    said = first + process.communicate()[0]
-    return said[: said.rfind("\n") + 1].splitlines()
+def _all_of(connection: Connection) -> list[int]:
+    """Return what another process sent until it was killed, maybe in the middle of a message."""
+    found = []
+    with suppress(EOFError, OSError):
+        while True:
+            found.append(connection.recv())
+    return found
 
 
-def test_everything_acknowledged_survives_kill_9(store_url: str) -> None:
+def test_everything_acknowledged_survives_kill_9(store_url: str, processes: ForkServerContext) -> None:
     chance = random.Random(11)
     for _ in range(KILLS):
-        said = killed_after(chance.uniform(0, 0.15), [sys.executable, "-c", APPEND, store_url])
-        acknowledged = int(said[-1])
+        ours, theirs = processes.Pipe(duplex=False)
+        process = processes.Process(target=_append_for_ever, args=(store_url, theirs))
+        process.start()
+        theirs.close()
+        assert ours.poll(60)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        acknowledged = _all_of(ours)[-1]
+        ours.close()
         with Store.open(store_url, create=False) as store:
             assert store.last_seq() >= acknowledged
             assert store.check() == []
-            numbers = [event.data["outputs"]["number"] for event in store.events()]
-            assert numbers == list(range(1, store.last_seq() + 1))
+            assert [event.at for event in store.events()] == list(range(1, store.last_seq() + 1))
             assert next(store.log()).text == f"log {store.last_seq()}"
 
 
-CREATE = """
-import sys
-print("started", flush=True)
-import orchestrator.store.migrate, orchestrator.store.reader, orchestrator.store.writer
-from orchestrator.store import Store
-print("loaded", flush=True)
-Store.open(sys.argv[1]).close()
-"""
+def _open(url: str, ready: Event_) -> None:
+    ready.set()
+    Store.open(url).close()
 
 
-def test_creation_killed_at_any_moment_leaves_a_store_or_none(new_url: Callable[[], str]) -> None:
+def test_creation_killed_at_any_moment_leaves_a_store_or_none(
+    new_url: Callable[[], str], processes: ForkServerContext
+) -> None:
     chance = random.Random(5)
     made = 0
     for _ in range(KILLS):
-        url = new_url()
-        process = subprocess.Popen([sys.executable, "-c", CREATE, url], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["started\n", "loaded\n"]
+        url, ready = new_url(), processes.Event()
+        process = processes.Process(target=_open, args=(url, ready))
+        process.start()
+        assert ready.wait(60)
         time.sleep(chance.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
         made += "://" not in url and Path(url).exists()
         with Store.open(url) as store:
             store.append([ended(1)])
@@ -231,15 +230,15 @@ def test_new_store_on_a_read_only_disk_is_refused(small_disk: Path) -> None:
 # --- upgrades -----------------------------------------------------------------------------------------------------
 
 
-def _add_colour(connection: Connection) -> None:
+def _add_colour(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE nodes ADD COLUMN colour TEXT NOT NULL DEFAULT ''")
 
 
-def _add_index(connection: Connection) -> None:
+def _add_index(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX placements_run ON placements (run)")
 
 
-def _break(connection: Connection) -> None:
+def _break(connection: sqlalchemy.Connection) -> None:
     connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
     raise StoreError("the upgrade failed")
 
@@ -276,29 +275,21 @@ def test_failed_upgrade_keeps_what_was_reached(old_url: str, monkeypatch: pytest
         assert tables == {"nodes"}
 
 
-UPGRADE = """
-import sys
-from orchestrator.store import Store, schema
-schema.UPGRADES = tuple(
-    lambda connection, n=n: connection.exec_driver_sql(f"ALTER TABLE nodes ADD COLUMN c{n} TEXT") for n in range(10)
-)
-print("ready", flush=True)
-sys.stdin.readline()
-Store.open(sys.argv[1]).close()
-"""
+def _upgrade(url: str, ready: Barrier) -> None:
+    schema.UPGRADES = tuple(
+        lambda connection, n=n: connection.exec_driver_sql(f"ALTER TABLE nodes ADD COLUMN c{n} TEXT") for n in range(10)
+    )
+    ready.wait(60)
+    Store.open(url).close()
 
 
-def test_several_processes_upgrade_at_once(old_url: str) -> None:
-    command = [sys.executable, "-c", UPGRADE, old_url]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(5)]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    assert [process.communicate()[1] for process in processes] == [""] * 5
+def test_several_processes_upgrade_at_once(old_url: str, processes: ForkServerContext) -> None:
+    ready = processes.Barrier(4)
+    upgraders = [processes.Process(target=_upgrade, args=(old_url, ready)) for _ in range(4)]
+    for upgrader in upgraders:
+        upgrader.start()
+    for upgrader in upgraders:
+        upgrader.join()
+    assert [upgrader.exitcode for upgrader in upgraders] == [0] * 4
     with pytest.raises(StoreError, match=r"made by a newer Halligan \(schema 11, this one knows 1\)"):
         Store.open(old_url)
