@@ -85,8 +85,10 @@ class ProblemsError(HalliganError):
         self.problems = tuple(
             sorted(problems, key=lambda p: (p.where or Location(file="~"), p.code, p.summary)),
         )
-        count = len(self.problems)
-        super().__init__(f"{count} problem{'s' if count != 1 else ''} found")
+        errors = sum(problem.severity == "error" for problem in self.problems)
+        warnings = len(self.problems) - errors
+        counts = [f"{n} {word}{'s' if n != 1 else ''}" for n, word in ((errors, "problem"), (warnings, "warning")) if n]
+        super().__init__(f"{' and '.join(counts)} found")
 
     def __str__(self) -> str:
         return "\n".join([*(str(problem) for problem in self.problems), self.summary])

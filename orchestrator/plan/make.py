@@ -350,7 +350,7 @@ def _assemble(
             roles={role: _plan_role(topology, role) for role in used_roles},
             policy=topology.spec.policy,
             unchanged=unchanged,
-            total_nodes=len(topology.spec.nodes),
+            total_nodes=len({*topology.spec.nodes, *used_nodes}),
             selection=selection.words(),
             fingerprints={digest: fingerprints[digest] for digest in used_prints},
         )

@@ -39,17 +39,15 @@ def resolve(spec: Spec, catalog: Catalog) -> Topology:
         for pair, (needs, after) in bound.items()
     ]
     problems.extend(inputs.problems())
-    errors = [problem for problem in problems if problem.severity == "error"]
-    if errors:
-        raise ProblemsError([*errors, *spec.problems])
-    warnings = tuple(problem for problem in problems if problem.severity != "error")
+    if any(problem.severity == "error" for problem in problems):
+        raise ProblemsError([*spec.problems, *problems])
     topology = Topology(
         spec=spec,
         catalog=catalog,
         placements={placement.id: placement for placement in sorted(placements, key=lambda p: p.id)},
         bindings=dict(sorted(binder.bindings.items())),
     )
-    return replace(topology, problems=(*spec.problems, *warnings))
+    return replace(topology, problems=(*spec.problems, *problems))
 
 
 def wanted_secrets(spec: Spec, catalog: Catalog) -> tuple[str, ...]:

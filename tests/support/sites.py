@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator.model import (
+    Action,
     Cardinality,
     Catalog,
     Contract,
@@ -13,6 +14,7 @@ from orchestrator.model import (
     Group,
     Node,
     Option,
+    Outcome,
     Output,
     PlacementState,
     Plan,
@@ -22,10 +24,10 @@ from orchestrator.model import (
     Snapshot,
     Spec,
     Status,
-    StepId,
     Topology,
     Wire,
 )
+from orchestrator.schedule import Schedule, Verdict
 from orchestrator.topology import resolve
 
 
@@ -135,47 +137,35 @@ def small_topology(computes: int = 2, contracts: Catalog | None = None, **rest: 
     return resolve(small_site(computes, **rest), contracts or small_catalog())
 
 
-OUTPUTS = {"db_host": "10.0.0.1", "api_url": "http://10.0.0.1"}
+OUTPUTS = {"db": {"db_host": "10.0.0.1"}, "api": {"api_url": "http://10.0.0.1"}}
+"""What the roles of `small_catalog` publish."""
 
 
-def after_success(plan: Plan, snapshot: Snapshot | None = None, outputs: Mapping[str, object] = OUTPUTS) -> Snapshot:
+def after_success(
+    plan: Plan, snapshot: Snapshot | None = None, outputs: Mapping[str, Mapping[str, object]] = OUTPUTS
+) -> Snapshot:
     """Return the snapshot after every step of the plan succeeded, as the apply loop would leave it."""
-    from orchestrator.schedule import Schedule, Verdict
-
     before = snapshot or Snapshot()
-    given = {"db": ["db_host"], "api": ["api_url"]}
     schedule = Schedule(plan, outputs={k: s.outputs for k, s in before.placements.items()})
     placements = dict(before.placements)
     fingerprints = dict(before.fingerprints)
     while not schedule.done:
         decision = schedule.next(0.0)
-        for batch in decision.batches:
-            for run in batch.runs:
-                produced = {name: outputs[name] for name in given.get(batch.role.name, ())}
-                from orchestrator.model import Outcome
-
-                schedule.record(Verdict(outcome=Outcome(step=run.step, status=Status.CHANGED, outputs=produced)), 0.0)
-                if batch.action.value == "remove":
-                    placements.pop(run.step, None)
-                    continue
-                placements[run.step] = PlacementState(
-                    id=run.step,
-                    role=batch.role.name,
-                    node=run.node.name,
-                    status=Status.CHANGED,
-                    digest=run.digest,
-                    outputs=produced,
-                )
-                if run.fingerprint:
-                    fingerprints[run.digest] = run.fingerprint
-        for outcome in decision.settled:
-            if outcome.step in placements and plan_action(plan, outcome.step) == "remove":
-                del placements[outcome.step]
+        runs = [(batch, run) for batch in decision.batches for run in batch.runs]
+        for batch, run in runs:
+            role = batch.role.name
+            produced = {} if batch.action is Action.REMOVE else outputs.get(role, {})
+            outcome = Outcome(step=run.step, status=Status.CHANGED, outputs=produced)
+            schedule.record(Verdict(outcome=outcome), 0.0)
+            placements[run.step] = PlacementState(
+                id=run.step, role=role, node=run.node.name, status=Status.CHANGED, digest=run.digest, outputs=produced
+            )
+            if run.fingerprint:
+                fingerprints[run.digest] = run.fingerprint
+    for step in plan.steps:
+        if step.action is Action.REMOVE:
+            del placements[step.id]
     return Snapshot(revision=before.revision + 1, placements=placements, fingerprints=fingerprints)
-
-
-def plan_action(plan: Plan, step: StepId) -> str:
-    return next(s.action.value for s in plan.steps if s.id == step)
 
 
 def with_digest(contracts: Catalog, name: str, digest: str) -> Catalog:
