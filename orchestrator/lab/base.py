@@ -66,7 +66,8 @@ chmod 0440 "$root/etc/sudoers.d/{USER}"
 printf 'PermitRootLogin no\\nPasswordAuthentication no\\nUseDNS no\\n' > "$root/etc/ssh/sshd_config.d/{USER}.conf"
 mkdir -p "$root/etc/systemd/system.conf.d" "$root/etc/systemd/journald.conf.d"
 printf '[Manager]\\nDefaultLimitNOFILE=1024:20000\\n' > "$root/etc/systemd/system.conf.d/{USER}.conf"
-printf '[Journal]\\nRuntimeMaxUse=16M\\n' > "$root/etc/systemd/journald.conf.d/{USER}.conf"
+printf '[Journal]\\nSystemMaxUse=64M\\n' > "$root/etc/systemd/journald.conf.d/{USER}.conf"
+printf 'LANG=C.UTF-8\\n' > "$root/etc/default/locale"
 chroot "$root" systemctl --quiet mask {" ".join(MASKED)}
 chroot "$root" systemctl --quiet enable systemd-networkd.service ssh.service
 """

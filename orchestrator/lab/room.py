@@ -124,7 +124,8 @@ def _nodes(lab: Lab, places: Places) -> tuple[Node, ...]:
 def _limits(report: Report) -> None:
     """Raise what the kernel counts for all containers together: systemd watches files, and all of them are root's.
 
-    With the usual 128 the fifteenth node does not start. A higher limit costs nothing, so it is not taken back.
+    An idle node needs 7: with the usual 128 the nineteenth does not start. A higher limit costs nothing, so it is not
+    taken back.
     """
     current = int(INOTIFY_LIMIT.read_text())
     if current < INOTIFY_INSTANCES:
