@@ -81,7 +81,7 @@ def _times(tally: Tally, now: float) -> str:
     if not tally.total:
         return ""
     left_s = tally.left_s(now)
-    left = f", about {duration(left_s)} left" if left_s else ""
+    left = f", about {duration(left_s)} left" if left_s >= 1 else ""
     return f", {duration(max(now - tally.started_at, 0.0))}{left}"
 
 

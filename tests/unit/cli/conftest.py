@@ -118,7 +118,7 @@ def small_plan() -> Plan:
     return make_plan(steps, barriers, SMALL_GROUPS, unchanged=4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def big_plan() -> Plan:
     """1,000 nodes x 10 roles."""
     return make_big_plan(kvm=900, hyperv=95)
