@@ -86,6 +86,8 @@ class Reader:
 
     def _finish(self, host: _Host, status: Status, problem: str, seconds: float) -> Outcome:
         host.finished = True
+        if host.outputs:
+            host.lines += ["OUTPUTS", *(f"  {line}" for line in _listed(host.outputs))]
         return Outcome(
             step=host.run.step,
             status=status,
@@ -95,6 +97,15 @@ class Reader:
             seconds=seconds,
             attempt=host.run.attempt,
         )
+
+
+def _listed(values: Mapping[str, Json]) -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield f"{name}:"
+            yield from (f"  {line}" for line in _listed(value))
+        else:
+            yield f"{name}: {value}"
 
 
 def _task_name(data: Mapping[str, Any]) -> str:

@@ -1,0 +1,176 @@
+"""The main job itself: `make demo` on a lab of real hosts, then what an operator does next.
+
+One test function per thing seen, in order, on one lab: building it takes minutes. The lab is a copy of inventories/lab
+under a name and in folders of its own, so a demo that somebody looks at is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.lab import REQUIRED_COMMANDS
+
+REPO = Path(__file__).parents[2]
+HALLIGAN = Path(sys.executable).parent / "halligan"
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
+    pytest.mark.skipif(
+        any(not shutil.which(command) for command in REQUIRED_COMMANDS), reason="the lab's packages are not installed"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A copy of the example site called `demotest`, taken down at the end."""
+    folder = tmp_path_factory.mktemp("demo") / "demotest"
+    shutil.copytree(REPO / "inventories/lab", folder, ignore=shutil.ignore_patterns(".*", "secrets.yml"))
+    yield folder
+    halligan("lab", "down", folder)
+
+
+def run(*command, timeout=2400):
+    env = {**os.environ, "NO_COLOR": "1"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        check=False,
+        cwd=REPO,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    print(done.stdout)
+    return done
+
+
+def halligan(*words, expect=0):
+    done = run(HALLIGAN, *roles_path(), *words)
+    assert done.returncode == expect, done.stdout[-4000:]
+    return done.stdout
+
+
+def roles_path():
+    """The copied site is outside the tree, so it has to be told where the roles are."""
+    return ("--roles-path", REPO / "roles")
+
+
+def on(node, site, *command):
+    """Run a command on a node as root, the way an operator would who changes something by hand."""
+    config = run(sys.executable, "-c", SSH_CONFIG, site).stdout
+    file = site / "ssh.conf"
+    file.write_text(config)
+    return run("ssh", "-F", file, node, "sudo", *command)
+
+
+SSH_CONFIG = """
+import sys
+from orchestrator.lab import connection
+from orchestrator.service import open_site
+lab = open_site(sys.argv[1]).lab()
+link = connection(lab)
+for node in lab.nodes:
+    print(f"Host {node.name}\\n  HostName {node.address}\\n  User {link.user}\\n  IdentityFile {link.private_key}")
+    print(f"  UserKnownHostsFile {link.known_hosts}\\n  ProxyCommand {link.proxy_command}")
+"""
+
+
+def test_make_demo_ends_with_the_proof(site):
+    """From nothing to a working control plane: token, catalogue, image checksum, by the smoke role's own words."""
+    done = run("make", "demo", f"SITE={site}", f"HALLIGAN={HALLIGAN} --roles-path {REPO / 'roles'}")
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert "16 to create" in done.stdout
+    assert re.search(r"smoke_report:", done.stdout)
+    assert "What to look at next" in done.stdout
+
+
+def test_a_second_demo_changes_nothing(site):
+    done = run("make", "demo", f"SITE={site}", f"HALLIGAN={HALLIGAN} --roles-path {REPO / 'roles'}")
+    assert done.returncode == 0
+    assert "Nothing to do" in done.stdout
+    assert "step.started" not in done.stdout
+
+
+def test_a_hand_made_change_is_drift_and_named(site):
+    on("sto-1", site, "sh", "-c", "'echo >> /etc/memcached.conf -v'")
+    drift = halligan("check", site, "--role", "memcached", expect=2)
+    assert "sto-1" in drift
+    assert "memcached" in drift
+
+
+def test_one_changed_variable_reaches_one_host(site):
+    file = site / "host_vars" / "sto-1.yml"
+    file.parent.mkdir()
+    file.write_text("---\nmemcached_memory_mb: 96\n")
+    planned = halligan("plan", site, expect=2)
+    assert "1 to update" in planned
+    assert "input memcached_memory_mb newly set" in planned
+    assert "memcached@sto-1" in planned or "sto-1" in planned
+    halligan("apply", site, "--yes")
+    halligan("plan", site)
+    halligan("check", site, "--role", "memcached")  # the same apply repaired the drift
+
+
+def test_plain_ansible_agrees_that_nothing_changes(site):
+    """The same folders with ansible-playbook alone."""
+    tools = Path(sys.executable).parent
+    done = run(
+        "env",
+        f"ANSIBLE_CONFIG={REPO / 'ansible.cfg'}",
+        tools / "ansible-playbook",
+        "-i",
+        site / "cluster.yml",
+        "--vault-password-file",
+        site / ".vault-password",
+        REPO / "playbooks/site.yml",
+    )
+    recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", done.stdout, re.M)
+    assert sorted(recap) == [(node, "0", "0", "0") for node in ("ctl-1", "prb-1", "sto-1")]
+
+
+def test_a_wrong_host_key_is_refused_and_said(site):
+    """Somebody else answers at the address: nothing is sent there, and the message says what to compare."""
+    known = site / ".halligan" / "known_hosts"
+    kept = known.read_text()
+    keys = {line.split()[0].split(",")[0]: line.split(maxsplit=1)[1] for line in kept.splitlines()}
+    names = sorted(keys)
+    swapped = {name: keys[names[(number + 1) % len(names)]] for number, name in enumerate(names)}
+    known.write_text("".join(f"{name} {key}\n" for name, key in swapped.items()))
+    (site / "host_vars" / "sto-1.yml").write_text("---\nmemcached_memory_mb: 128\n")
+    try:
+        told = halligan("apply", site, "--yes", expect=1)
+        assert "host key" in told.lower()
+        assert "Traceback" not in told
+    finally:
+        known.write_text(kept)
+    halligan("apply", site, "--yes")
+
+
+def test_removal_is_planned_confirmed_and_done(site):
+    """Glance and smoke leave the spec: refused without consent, then gone from the host."""
+    spec = site / "cluster.yml"
+    text = spec.read_text()
+    spec.write_text(
+        text.replace("[memcached, rabbitmq, glance]", "[memcached, rabbitmq]").replace("roles: [smoke]", "roles: []")
+    )
+    assert "ERASES DATA" in halligan("plan", site, expect=2)
+    assert "--allow-destroy" in halligan("apply", site, "--yes", expect=1)
+    halligan("apply", site, "--yes", "--allow-destroy", "glance@sto-1")
+    assert on("sto-1", site, "test", "-e", "/etc/glance/glance-api.conf").returncode == 1
+    halligan("plan", site)
+
+
+def test_the_lab_goes_without_a_trace(site):
+    halligan("lab", "down", site)
+    assert not Path("/run/halligan-lab/demotest").exists()
+    assert "demotest" not in Path("/proc/self/mountinfo").read_text()
