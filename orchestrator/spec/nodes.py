@@ -45,7 +45,7 @@ def entries(findings: Findings, models: Mapping[str, NodeModel | None]) -> list[
             continue
         total += size
         if total > MAX_NODES:
-            summary = f'"{key}" stands for {size:,} nodes; a site has at most {MAX_NODES:,}'
+            summary = f'with "{key}" the site has {total:,} nodes or more; at most {MAX_NODES:,} are possible'
             findings.error("spec.too-many-nodes", path, summary)
             break
         names = tuple(ranges.expand(key)) if ranges.is_range(key) else (key,)

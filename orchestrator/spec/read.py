@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator import yaml
-from orchestrator.errors import Location, Problem, ProblemsError, closest
+from orchestrator.errors import Location, Problem, ProblemsError
 from orchestrator.fingerprint import canonical, sha256
 from orchestrator.model import Group, Json, Node, Profile, Spec, Value
 from orchestrator.spec import nodes, ranges
@@ -14,7 +14,7 @@ from orchestrator.spec.addresses import Networks, networks
 from orchestrator.spec.connections import connect
 from orchestrator.spec.groups import ALL, Order, check, order
 from orchestrator.spec.policies import policy
-from orchestrator.spec.references import References
+from orchestrator.spec.references import Guesses, References
 from orchestrator.spec.schema import VERSION, ClusterModel, GroupModel
 from orchestrator.spec.secrets import Sealer
 from orchestrator.spec.source import Decrypt, SiteFiles, SourceFile
@@ -244,13 +244,14 @@ class _Reader:
             ("group", "group_vars", self._files.group_vars, groups),
             ("node", "host_vars", self._files.host_vars, found),
         ):
+            guesses = Guesses(known)
             for name in sources:
                 if name not in known and sources[name]:
                     self.warnings.append(
                         Problem(
                             code="spec.unused-vars",
                             summary=f'{folder}/ has variables for the {kind} "{name}", which does not exist.'
-                            + closest(name, known),
+                            + guesses.closest(name),
                             where=Location(file=sources[name][0].shown),
                             severity="warning",
                         ),

@@ -29,8 +29,8 @@ class Findings:
         detail: tuple[str, ...] = (),
         also: tuple[tuple[str, Path], ...] = (),
     ) -> None:
-        """Note an error at `path`; `also` adds detail lines that end in the place of another path."""
-        lines = (*((text, None) for text in detail), *also)
+        """Note an error at `path`; `also` puts lines before `detail` that end in the place of another path."""
+        lines = (*also, *((text, None) for text in detail))
         self._found.append(("error", code, path, summary, hint, lines))
 
     def warning(self, code: str, path: Path, summary: str, *, hint: str = "") -> None:

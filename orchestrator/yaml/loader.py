@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_LIMIT", "Document", "Vaulted", "load", "read"]
 DEFAULT_LIMIT = 64 * 1024 * 1024
 """Bytes that one file may have, and characters that its aliases may expand to."""
 
-_MAX_VALUES = 10_000_000  # about 1 GB of Python objects: what the size limit alone does not stop
+_MAX_VALUES = 5_000_000  # about 1 GB of Python objects: what the size limit alone does not stop
 _MAX_DEPTH = 100
 _MAX_PROBLEMS = 100
 _KEPT_DEPTH = 2  # the places of `section` and `section.name` are kept for good, all others are found on demand
@@ -66,7 +66,7 @@ def read(text: str | bytes, file: str, *, limit: int = DEFAULT_LIMIT) -> Documen
             hint="install PyYAML from a wheel, or with the libyaml headers present (Debian: libyaml-dev)",
         )
     if len(text) > limit:
-        raise ProblemsError([messages.too_big(file, len(text), limit)])
+        raise ProblemsError([messages.too_big(file, limit)])
     source = _decode(text, file)
     builder = _Builder(source, file, limit)
     data = None

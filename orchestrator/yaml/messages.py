@@ -44,10 +44,10 @@ def mebibytes(size: int) -> str:
     return f"{size / 1024 / 1024:.4g} MiB"
 
 
-def too_big(file: str, size: int, limit: int) -> Problem:
+def too_big(file: str, limit: int) -> Problem:
     return Problem(
         code="yaml.too-big",
-        summary=f"the file has {mebibytes(size)}, more than the limit of {mebibytes(limit)}",
+        summary=f"the file is larger than {mebibytes(limit)}",
         where=Location(file=file),
         hint='nodes that differ only by a number fit in one entry: "kvm-[001:900]"',
     )

@@ -595,7 +595,7 @@ def test_a_mistake_of_form_is_explained_where_it_is(text, line, column, code, su
             2,
             9,
             "spec.too-many-nodes",
-            f"stands for 999,999,999,999 nodes; a site has at most {MAX_NODES:,}",
+            f"the site has 999,999,999,999 nodes or more; at most {MAX_NODES:,} are possible",
             "",
         ),
         (
@@ -738,13 +738,13 @@ def test_a_mistake_of_meaning_is_explained_where_it_is(text, line, column, code,
 def test_what_two_nodes_cannot_share_names_both(nodes, code, summary, second, first):
     problem = problem_of(f"spec: 1\nnodes:\n{nodes}")
     assert (problem.code, problem.summary, problem.where.line) == (code, summary, second)
-    assert problem.detail[-1].startswith(f"first at cluster.yml:{first}:")
+    assert problem.detail[0].startswith(f"first at cluster.yml:{first}:")
 
 
 def test_overlapping_ranges_are_one_problem():
     problem = problem_of("spec: 1\nnodes:\n  a[1:900]: {}\n  a[500:1000]: {}\n")
     assert problem.summary == 'the node "a500" is defined twice'
-    assert problem.detail == ("and 400 more in the same places", "first at cluster.yml:3:3")
+    assert problem.detail == ("first at cluster.yml:3:3", "and 400 more in the same places")
 
 
 def test_a_range_that_makes_a_name_twice_is_a_problem():
@@ -781,10 +781,10 @@ def test_one_unknown_group_is_one_problem_however_many_nodes_name_it():
     problem = problem_of(f"spec: 1\ngroups: {{kvm: }}\nnodes:\n{nodes}")
     assert at(problem) == (4, 17)
     assert problem.detail == (
-        "and in 46 more places",
         "also in nodes.n1.groups[0], cluster.yml:5:17",
         "also in nodes.n2.groups[0], cluster.yml:6:17",
         "also in nodes.n3.groups[0], cluster.yml:7:17",
+        "and in 46 more places",
     )
 
 
@@ -830,6 +830,14 @@ def test_many_problems_are_found_in_reasonable_time():
     """Places are found by one scan for all problems, and wrong parts are left out in one go."""
     nodes = "".join(f"  n{i}: {{adress: 10.0.0.1}}\n" for i in range(1000))
     assert len(problems_of(f"spec: 1\nnodes:\n{nodes}")) == 1000
+
+
+def test_guesses_at_thousands_of_unknown_names_end_in_time():
+    """A guess compares a name with those near it in the alphabet, and only the first hundred are made."""
+    bindings = ", ".join(f"nod-{number:05}" for number in range(500))
+    found = problems_of(f"spec: 1\nnodes:\n  node-[00001:20000]: {{bindings: {{db: [{bindings}]}}}}\n")
+    assert len(found) == 500
+    assert sum("Did you mean" in problem.summary for problem in found) == 100
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------
