@@ -22,6 +22,8 @@ __all__ = ["RunResult", "Watcher", "run"]
 
 Watcher = Callable[[Event], None]
 
+_STOP = 2  # interrupts after which not only nothing more starts, but what runs is ended
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
@@ -74,6 +76,11 @@ class _Loop:
         self._interrupts = 0
         self._inbox: asyncio.Queue[Report] = asyncio.Queue()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the user had what runs ended."""
+        return self._interrupts >= _STOP
+
     async def run(self, recovered: Sequence[Outcome]) -> None:
         loop = asyncio.get_running_loop()
 
@@ -107,6 +114,8 @@ class _Loop:
             await self._commit()
             for batch in decision.batches:
                 self._executor.submit(batch, report)
+                if self.stopped:  # the signal came during the commit
+                    self._executor.cancel(batch.id)
             if not decision.settled:
                 return
 
@@ -218,7 +227,7 @@ class _Loop:
     def _signals(self, loop: asyncio.AbstractEventLoop):  # type: ignore[no-untyped-def]  # a context manager's generator
         """First Ctrl-C: start nothing more. Second, or SIGTERM: end what runs, too."""
         with contextlib.ExitStack() as stack:
-            for number, count in ((signal.SIGINT, 1), (signal.SIGTERM, 2)):
+            for number, count in ((signal.SIGINT, 1), (signal.SIGTERM, _STOP)):
                 try:
                     loop.add_signal_handler(number, self._interrupt, count)
                 except (RuntimeError, ValueError):  # not the main thread: whoever runs us there handles signals
@@ -230,9 +239,9 @@ class _Loop:
         self._interrupts += count
         self._schedule.drain()
         running = len(self._schedule.in_flight)
-        word = "draining" if self._interrupts < 2 else "stopping"
+        word = "stopping" if self.stopped else "draining"
         self._watch(Event(kind=f"run.{word}", at=self._clock(), run=self._run, data={"running": running}))
-        if self._interrupts >= 2:
+        if self.stopped:
             for batch in set(self._schedule.in_flight.values()):
                 self._executor.cancel(batch)
         if not running:
@@ -261,7 +270,7 @@ def run(
     """
     loop = _Loop(plan, schedule, executor, store, run=run, clock=clock, watch=watch, check=check)
     asyncio.run(loop.run(recovered))
-    result = _result(plan, schedule, run, check=check)
+    result = _result(plan, schedule, run, check=check, stopped=loop.stopped)
     ended = kinds.run_finished(
         run, result.status, at=clock(), counts={status.value: count for status, count in result.counts.items()}
     )
@@ -270,11 +279,12 @@ def run(
     return result
 
 
-def _result(plan: Plan, schedule: Schedule, run: str, *, check: bool) -> RunResult:
+def _result(plan: Plan, schedule: Schedule, run: str, *, check: bool, stopped: bool) -> RunResult:
     outcomes = schedule.outcomes.values()
     failures = tuple(o for o in outcomes if o.status in (Status.FAILED, Status.UNREACHABLE))
     left = len(plan.steps) - len(schedule.outcomes)
-    status = RunStatus.CANCELLED if left else RunStatus.FAILED if failures else RunStatus.SUCCEEDED
+    cancelled = bool(left or (stopped and failures))
+    status = RunStatus.CANCELLED if cancelled else RunStatus.FAILED if failures else RunStatus.SUCCEEDED
     return RunResult(
         run=run,
         status=status,

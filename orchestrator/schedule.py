@@ -391,7 +391,7 @@ class Schedule:
             action=action,
             runs=tuple(runs),
             timeout_s=timeouts.roles.get(role, timeouts.default_s),
-            check=self._check,
+            check=self._check or action is Action.CHECK,
         )
 
     def _run(self, step: Step) -> StepRun | Outcome:
