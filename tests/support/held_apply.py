@@ -8,11 +8,10 @@ from __future__ import annotations
 import sys
 import threading
 
-from support.sites import small_topology
-from support.stand import Held, Stand
-
 from orchestrator.errors import StoreError
 from orchestrator.store import Store
+from support.sites import small_topology
+from support.stand import Held, Stand
 
 
 class Talkative(list):  # type: ignore[type-arg]
