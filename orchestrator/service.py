@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -310,6 +311,7 @@ class Site:
                 )
             events.append(kinds.run_finished(run.id, RunStatus.INTERRUPTED, at=now))
             store.append(events, fingerprints=prints)
+            shutil.rmtree(self.runs_dir / run.id, ignore_errors=True)
             unknown = tuple(sorted(lost - {outcome.step for outcome in recovered}))
             return Settled(run=run.id, finished=tuple(recovered), unknown=unknown)
 
@@ -351,7 +353,7 @@ class Site:
     ) -> RunResult:
         executor = self._executor(self, run)
         try:
-            return loop.run(
+            result = loop.run(
                 made,
                 schedule,
                 executor,
@@ -364,6 +366,9 @@ class Site:
             )
         finally:
             executor.close()
+        # All of it is in the store by now; a run that ended otherwise keeps its folder for resume.
+        shutil.rmtree(self.runs_dir / run, ignore_errors=True)
+        return result
 
     def _begin(self, store: Store, run: Run) -> Event:
         store.begin_run(run)
@@ -390,11 +395,8 @@ class Site:
 
     def _roles_unchanged(self, made: Plan) -> None:
         known = self.catalog()
-        changed = [
-            name
-            for name, role in made.roles.items()
-            if role.digest and (name not in known or known[name].digest != role.digest)
-        ]
+        digests = {name: known[name].digest if name in known else None for name in made.roles}
+        changed = [name for name, role in made.roles.items() if role.digest and digests[name] != role.digest]
         if changed:
             raise StalePlanError(
                 f"the files of role {', '.join(sorted(changed))} changed since the plan was made",

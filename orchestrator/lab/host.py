@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.lab.errors import LabError
+from orchestrator.processes import is_running, start_time
 
 __all__ = [
     "Cgroup",
@@ -108,7 +109,7 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        return cls(pid=pid, started=_started(pid))
+        return cls(pid=pid, started=int(start_time(pid)))
 
     @classmethod
     def read(cls, path: Path) -> Process | None:
@@ -124,17 +125,7 @@ class Process:
     def is_alive(self) -> bool:
         with suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)  # if it was ours, let it go
-        try:
-            return _started(self.pid) == self.started
-        except OSError:
-            return False
-
-
-def _started(pid: int) -> int:
-    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    if after_name[0] in "ZX":
-        raise ProcessLookupError(pid)
-    return int(after_name[19])
+        return is_running(self.pid, self.started)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

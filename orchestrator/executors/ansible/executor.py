@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.executors.ansible.events import Reader
-from orchestrator.executors.ansible.process import end, start_time
 from orchestrator.executors.base import Report
 from orchestrator.inventory import batch_inventory
 from orchestrator.model import Action, Batch, Json, Outcome, PlanRole, Process, SecretRef, StepRun
+from orchestrator.processes import end, start_time
 
 __all__ = ["AnsibleExecutor"]
 

@@ -1,4 +1,7 @@
-"""Child processes across a crash of the controller: which one it was, and that it is gone."""
+"""Processes that outlive a look at them: which one it was, whether it still is, and that it is gone.
+
+A pid alone may name another process by now; a pid with its start time does not.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def start_time(pid: int) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0.0
-    return 0.0 if fields[0] == "Z" else float(fields[19])
+    return 0.0 if fields[0] in "ZX" else float(fields[19])
 
 
 def is_running(pid: int, started: float) -> bool:
