@@ -20,8 +20,8 @@ __all__ = ["check_value"]
 _BOOLEANS = frozenset(
     ("true", "t", "yes", "y", "on", "1", "1.0", "false", "f", "no", "n", "off", "0", "0.0"),
 )
-_SIZE = re.compile(r"\s*\d*\.?\d*\s*(?P<unit>[A-Za-z]*)\s*")
-_SIZE_UNIT = re.compile(r"[YZEPTGMKB]?(?P<kind>b|bit|bits|byte|bytes)?", re.IGNORECASE)
+_BYTES = re.compile(r"[0-9]*\.?[0-9]+\s*([BbYyZzEePpTtGgMmKk]|[YZEPTGMK]B)?\s*")
+_BITS = re.compile(r"[0-9]*\.?[0-9]+\s*([BbYyZzEePpTtGgMmKk]|[YZEPTGMK]b)?\s*")
 
 
 def check_value(option: Option, value: Value, where: Location | None = None) -> list[Problem]:
@@ -188,11 +188,12 @@ def _is_json(value: Json) -> bool:
     return isinstance(value, str | list | tuple | Mapping)
 
 
-def _is_size(value: Json) -> bool:
-    if not isinstance(value, str):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    found = _SIZE.fullmatch(value)
-    return found is not None and any(map(str.isdigit, value)) and _SIZE_UNIT.fullmatch(found["unit"]) is not None
+def _is_bytes(value: Json) -> bool:
+    return isinstance(value, str | int | float) and _BYTES.fullmatch(str(value)) is not None
+
+
+def _is_bits(value: Json) -> bool:
+    return isinstance(value, str | int | float) and _BITS.fullmatch(str(value)) is not None
 
 
 _TYPES: dict[str, tuple[Callable[[Json], bool], str]] = {
@@ -206,6 +207,6 @@ _TYPES: dict[str, tuple[Callable[[Json], bool], str]] = {
     "raw": (lambda _: True, "anything"),
     "json": (_is_json, "JSON text, a list or a mapping"),
     "jsonarg": (_is_json, "JSON text, a list or a mapping"),
-    "bytes": (_is_size, 'a size such as "512M"'),
-    "bits": (_is_size, 'a size in bits such as "1Mb"'),
+    "bytes": (_is_bytes, 'a size such as "512M"'),
+    "bits": (_is_bits, 'a size in bits such as "1Mb"'),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import catalog, yaml
@@ -492,8 +492,8 @@ def faults(value, **option):
         ("raw", [1, "a", [1], {"a": 1}, True], []),
         ("json", ["x", [1], {"a": 1}], [5, True]),
         ("jsonarg", ["x", [1], {"a": 1}], [5]),
-        ("bytes", [512, "512", "512M", "1.5 GB", "10KB"], ["much", "5 parsecs", "", "M", [1]]),
-        ("bits", [512, "512", "1Mb", "5Kb"], ["much", "5x", [1]]),
+        ("bytes", [512, "512", "512M", "1.5 GB", "10KB"], ["much", "5 parsecs", "", "M", "5Mb", "-5", 1e-9, True, [1]]),
+        ("bits", [512, "512", "1Mb", "5Kb"], ["much", "5x", "5MB", [1]]),
     ],
 )
 def test_values_are_taken_as_leniently_as_by_ansible(kind, good, bad):
@@ -510,6 +510,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.sampled_from(["str", "int", "float", "bool", "list", "dict", "raw", "json", "bytes", "bits", "path"]))
 def test_what_passes_here_passes_in_ansible(value, kind):
     """A plan must not promise what Ansible then refuses; being stricter is allowed."""

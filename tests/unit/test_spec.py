@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from ansible.plugins.inventory import expand_hostname_range
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import spec, yaml
@@ -882,6 +882,7 @@ def alphabetic(draw):
     return f"[{first}:{last}]", [letter for letter in string.ascii_lowercase if first <= letter <= last]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text("abz-", max_size=3), numeric() | alphabetic()), min_size=1, max_size=3))
 def test_ranges_expand_as_in_ansible(parts):
     pattern = "".join(text + written for text, (written, _) in parts)
@@ -893,6 +894,7 @@ def test_ranges_expand_as_in_ansible(parts):
     assert expand_hostname_range(pattern) == naive
 
 
+@settings(deadline=None)
 @given(st.text("a[]:019-z", max_size=12))
 def test_any_name_is_expanded_or_refused_in_words(text):
     try:

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 import yaml as pyyaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import yaml
@@ -131,11 +131,13 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_pyyaml_writes_is_read_back(value):
     assert yaml.load(pyyaml.safe_dump(value, allow_unicode=True), "x.yml") == value
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_with_a_place(text):
     problems = ()
@@ -160,6 +162,7 @@ def paths_of(value, path=()):
             yield from paths_of(item, (*path, index))
 
 
+@settings(deadline=None)
 @given(VALUES, st.booleans())
 def test_locate_finds_every_path(value, flow):
     """Every key and item has a place, and the text there is the key or item itself."""
