@@ -536,7 +536,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementState:
-    """What we believe of a placement: its last outcome, and the fingerprint and outputs of its last success."""
+    """What we believe of a placement: its last outcome, and the fingerprint and outputs of its last success.
+
+    `drifted_at` is when a check first found that the host no longer is as that success left it; 0: it has not.
+    """
 
     id: StepId
     role: str
@@ -547,6 +550,12 @@ class PlacementState:
     at: float = 0.0
     seconds: float = 0.0
     run: str = ""
+    drifted_at: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last run succeeded and nothing is known to have changed since."""
+        return self.status.good and not self.drifted_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

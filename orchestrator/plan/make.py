@@ -147,7 +147,7 @@ class _Comparison:
         digest, print_ = "", None
         if not resolved.unknown:
             digest, print_ = self._digest(contract, platform, resolved.values)
-            if state and state.status.good and state.digest == digest:
+            if state and state.settled and state.digest == digest:
                 return None
             self.fingerprints[digest] = print_
         return Step(
@@ -160,7 +160,7 @@ class _Comparison:
             needs=placement.needs,
             after=placement.after,
             digest=digest,
-            last=state.digest if state and state.status.good else "",
+            last=state.digest if state and state.settled else "",
             expected_s=self._snapshot.durations.get(placement.role, 0.0),
         )
 
@@ -183,6 +183,8 @@ class _Comparison:
         if state is None:
             return ("new node",) if placement.node not in self._known_nodes else ("new placement",)
         reasons = [] if state.status.good else [f"last run {state.status}"]
+        if state.drifted_at:
+            reasons.append("drifted: the last check found the host changed")
         before = self._snapshot.fingerprints.get(state.digest)
         if before is None:
             return tuple(reasons) or ("never succeeded",)

@@ -72,6 +72,15 @@ def test_a_failed_placement_is_planned_again():
     assert reasons(made) == {"agent@kvm-1": ("last run failed",)}
 
 
+def test_drift_that_a_check_found_is_planned_and_never_taken_for_a_late_noop():
+    topology = small_topology()
+    done = after_success(plan.make(topology, Snapshot()))
+    state = replace(done.placements["agent@kvm-1"], drifted_at=9.0)
+    made = plan.make(topology, replace(done, placements={**done.placements, "agent@kvm-1": state}))
+    assert reasons(made) == {"agent@kvm-1": ("drifted: the last check found the host changed",)}
+    assert made.steps[0].last == ""
+
+
 def test_a_new_node_touches_only_itself():
     done = after_success(plan.make(small_topology(2), Snapshot()))
     made = plan.make(small_topology(3), done)
