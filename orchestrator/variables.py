@@ -33,13 +33,9 @@ class Variables:
         """Return what the groups give, in order of precedence; `groups` has parents before children."""
         if groups not in self._by_groups:
             merged: dict[str, Value] = {}
-            for source in ("vars", "file_vars"):
-                if "all" in groups:
-                    merged.update(getattr(self._spec.groups["all"], source))
-            for source in ("vars", "file_vars"):
+            for source in ("vars", "file_vars"):  # every file wins over every group of the spec
                 for group in groups:
-                    if group != "all":
-                        merged.update(getattr(self._spec.groups[group], source))
+                    merged.update(getattr(self._spec.groups[group], source))
             self._by_groups[groups] = MappingProxyType(merged)
         return self._by_groups[groups]
 
