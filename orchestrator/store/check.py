@@ -27,6 +27,8 @@ def check(database: Database) -> list[str]:
             return damage or [*_numbers(connection), *_differences(connection), *_fingerprints(connection)]
     except StoreError as error:
         return [str(error)]
+    except (KeyError, TypeError, ValueError) as error:
+        return [f"a row cannot be read: {error!r}"]
 
 
 def _damage(database: Database, connection: Connection) -> Iterator[str]:

@@ -125,6 +125,8 @@ class SiteLock:
             handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StoreError(f"Cannot see who holds the lock {path}: {error.strerror}") from error
         try:
             return None if _flock(handle, fcntl.LOCK_SH, tries=1) else _read(path)
         finally:

@@ -473,6 +473,7 @@ def test_importing_the_store_does_not_load_sqlalchemy() -> None:
     [
         ("UPDATE placements SET status = 'ok' WHERE id = 'web@n1'", "placement web@n1 is stored as"),
         ("DELETE FROM placements WHERE id = 'web@n1'", "placement web@n1 is in the events, but not stored"),
+        ("UPDATE placements SET outputs = '{'", "a row cannot be read: JSONDecodeError"),
         ("DELETE FROM nodes", "node n1 is in the events, but not stored"),
         ("UPDATE durations SET total_s = 1", "duration of role web is stored as"),
         ("UPDATE runs SET status = 'failed'", "run r1 is stored as"),

@@ -163,3 +163,10 @@ def test_place_that_cannot_be_locked_is_explained(tmp_path: Path) -> None:
         SiteLock(tmp_path / "file" / "lock", site="lab", command="x", at=AT),
     ):
         pass
+
+
+def test_lock_that_cannot_be_looked_at_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert SiteLock.holder(tmp_path / "lock") is None
+    with pytest.raises(StoreError, match="Cannot see who holds the lock"):
+        SiteLock.holder(tmp_path / "file" / "lock")
