@@ -21,7 +21,7 @@ from typing import Any
 from orchestrator import apply as loop
 from orchestrator import catalog, files, graph, plan, spec, topology
 from orchestrator.apply import RunResult, Watcher
-from orchestrator.errors import HalliganError, ProblemsError, StalePlanError, closest
+from orchestrator.errors import HalliganError, Problem, ProblemsError, StalePlanError, closest
 from orchestrator.executors import Executor
 from orchestrator.inventory import site_inventory
 from orchestrator.lab import Lab, LabNode
@@ -113,6 +113,7 @@ class Site:
         self.state_dir = (path / ".halligan").absolute()
         self.vault = Vault(path, password_file=vault_password_file)
         self._state = state or str(self.state_dir / "state.db")
+        self.warnings: tuple[Problem, ...] = ()  # of the last `load`
         self._executor = executor or _ansible
         self._clock = clock
 
@@ -140,7 +141,9 @@ class Site:
                 problems.append(error)
         if problems:
             raise ProblemsError([problem for error in problems for problem in error.problems])
-        return topology.resolve(found[0], found[1])  # type: ignore[arg-type]  # in the order above
+        resolved = topology.resolve(found[0], found[1])  # type: ignore[arg-type]  # in the order above
+        self.warnings = resolved.problems
+        return resolved
 
     def plan(self, selection: Selection = _EVERYTHING, *, check: bool = False) -> Plan:
         """Return what has to happen, or with `check` what can be checked; touches no machine."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Selection
     from orchestrator.service import Site
 
-__all__ = ["SITE", "Door", "pass_door", "select_options", "selection", "show", "write_file"]
+__all__ = ["SITE", "Door", "pass_door", "select_options", "selection", "show", "tell_warnings", "write_file"]
 
 PLAIN_WIDTH = 100  # of text that goes to a file or a pipe
 
@@ -123,3 +123,9 @@ def selection(nodes: tuple[str, ...], groups: tuple[str, ...], roles: tuple[str,
     from orchestrator.plan import Selection
 
     return Selection(nodes=nodes, groups=groups, roles=roles)
+
+
+def tell_warnings(site: Site) -> None:
+    """Say on stderr what is odd but not wrong with a site that was just loaded."""
+    for problem in site.warnings:
+        click.echo(str(problem), err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli.asking import agreed
-from orchestrator.cli.door import SITE, Door, pass_door, select_options, selection, show
+from orchestrator.cli.door import SITE, Door, pass_door, select_options, selection, show, tell_warnings
 from orchestrator.cli.ending import ERROR
 from orchestrator.cli.running import tell, watcher
 from orchestrator.errors import ProblemsError
@@ -113,6 +113,7 @@ def _make(door: Door, site: Site, chosen: Selection, consent: tuple[str, ...], *
             f"Run {settled.run} had been interrupted; what it had reached is kept, the rest is planned anew.", err=True
         )
     made = site.plan(chosen)
+    tell_warnings(site)
     look = door.look(error=as_json)
     show(plan_text(made, summarize(made), look), look, error=as_json)
     if not made.steps:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.door import SITE, Door, pass_door, select_options, selection, show, write_file
+from orchestrator.cli.door import SITE, Door, pass_door, select_options, selection, show, tell_warnings, write_file
 from orchestrator.cli.ending import FOUND
 from orchestrator.cli.views.words import Look
 
@@ -61,7 +61,9 @@ def command(
     from orchestrator.plan import dump, summarize
 
     chosen = selection(nodes, groups, roles)
-    made = door.open_site(site).plan(chosen)
+    opened = door.open_site(site)
+    made = opened.plan(chosen)
+    tell_warnings(opened)
     look = Look() if out and kind != "text" else door.look()
     text = (
         dump(made).decode() if kind == "json" else _rendered(made, summarize(made), kind, detail, look, verbose=verbose)

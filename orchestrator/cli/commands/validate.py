@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.cli.door import SITE, Door, pass_door
+from orchestrator.cli.door import SITE, Door, pass_door, tell_warnings
 from orchestrator.cli.views.words import count
 
 
@@ -19,9 +19,8 @@ def command(door: Door, site: str) -> None:
     """
     opened = door.open_site(site)
     topology = opened.load()
-    warnings = [*topology.spec.problems, *topology.problems]
-    for problem in warnings:
-        click.echo(str(problem), err=True)
+    warnings = topology.problems
+    tell_warnings(opened)
     facts = [
         count(len(topology.spec.nodes), "node"),
         count(len({placement.role for placement in topology.placements.values()}), "role"),

@@ -43,13 +43,13 @@ class FakeSite:
         self.status_ = RunStatus.SUCCEEDED
         self.drift: tuple[Outcome, ...] = ()
         self.settled: Settled | None = None
-        self.problems: tuple[Problem, ...] = ()
+        self.warnings: tuple[Problem, ...] = ()
         self.known_events = [Event(kind="run.started", at=0.0, run="r1", data={"steps": 2}, seq=n) for n in (1, 2, 3)]
 
     def load(self) -> Topology:
         self.calls.append(("load",))
-        spec = Spec(site="lab", networks={}, profiles={}, groups={}, nodes={}, problems=self.problems)
-        return Topology(spec=spec, catalog={}, placements={}, bindings={})
+        spec = Spec(site="lab", networks={}, profiles={}, groups={}, nodes={})
+        return Topology(spec=spec, catalog={}, placements={}, bindings={}, problems=self.warnings)
 
     def plan(self, selection: Selection, *, check: bool = False) -> Plan:
         self.calls.append(("plan", selection, check))
@@ -146,7 +146,7 @@ def test_validate_says_ok(site: FakeSite, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_validate_tells_warnings(site: FakeSite, capsys: pytest.CaptureFixture[str]) -> None:
-    site.problems = (Problem(code="x", summary="hm", severity="warning", where=Location(file="cluster.yml", line=3)),)
+    site.warnings = (Problem(code="x", summary="hm", severity="warning", where=Location(file="cluster.yml", line=3)),)
     assert run(app, ["validate", "lab"]) == 0
     out, err = capsys.readouterr()
     assert err == "cluster.yml:3: warning: hm\n"
