@@ -100,14 +100,19 @@ def node_of(step: str) -> str:
 
 
 def touches_placement(event: Event) -> bool:
+    """Whether the event is the outcome of a step, a check included."""
+    return event.kind == kinds.STEP_FINISHED
+
+
+def _acts(event: Event) -> bool:
     """Whether the event is the outcome of a step that may have changed its host."""
-    return event.kind == kinds.STEP_FINISHED and event.data["action"] != Action.CHECK
+    return touches_placement(event) and event.data["action"] != Action.CHECK
 
 
 def names_node(event: Event) -> bool:
     """Whether the event tells of a connection to its node that worked."""
     return (
-        touches_placement(event)
+        _acts(event)
         and event.data.get("node") is not None
         and event.data["status"] not in (Status.UNREACHABLE, Status.SKIPPED)
         and not event.data.get("unrun")
@@ -117,7 +122,7 @@ def names_node(event: Event) -> bool:
 def _may_change(event: Event) -> bool:
     # A start counts: after it, a crash leaves a host about which the plans made before know nothing.
     started = event.kind == kinds.STEP_STARTED and event.data["action"] != Action.CHECK
-    return started or touches_placement(event) or event.kind == kinds.NODE_FORGOTTEN
+    return started or _acts(event) or event.kind == kinds.NODE_FORGOTTEN
 
 
 class _Draft:
@@ -143,11 +148,14 @@ class _Draft:
 def _step_finished(draft: _Draft, event: Event) -> None:
     status = Status(event.data["status"])
     action = Action(event.data["action"])
-    if action is Action.CHECK or status is Status.SKIPPED:
+    if status is Status.SKIPPED:
         return
     step = StepId(event.step)
     old = draft.placements.get(step)
-    if not status.good:
+    if action is Action.CHECK:
+        if old is not None and status.good:
+            draft.placements[step] = _checked(old, event, status)
+    elif not status.good:
         draft.placements[step] = _failed(old, event, status)
     elif action is Action.REMOVE:
         draft.placements.pop(step, None)
@@ -156,6 +164,13 @@ def _step_finished(draft: _Draft, event: Event) -> None:
         _count_duration(draft, event)
     if names_node(event):
         draft.nodes[event.node] = NodeState(name=event.node, node=node_from_json(event.data["node"]))
+
+
+def _checked(old: PlacementState, event: Event, status: Status) -> PlacementState:
+    """A check that would change something found drift; one that would not found it gone."""
+    if status is Status.OK:
+        return replace(old, drifted_at=0.0)
+    return old if old.drifted_at else replace(old, drifted_at=event.at)
 
 
 def _succeeded(old: PlacementState | None, event: Event, status: Status) -> PlacementState:

@@ -129,7 +129,7 @@ def _placements(connection: Connection, shared: dict[str, str]) -> dict[StepId, 
     outputs_of: dict[str, Json] = {}
     placements: dict[StepId, PlacementState] = {}
     query = select(schema.placements).order_by(schema.placements.c.id).execution_options(yield_per=_PAGE)
-    for id_, role, node, status, digest, outputs, at, seconds, run in connection.execute(query):
+    for id_, role, node, status, digest, outputs, at, seconds, run, drifted_at in connection.execute(query):
         if outputs not in outputs_of:
             outputs_of[outputs] = decode(outputs)
         placements[id_] = PlacementState(
@@ -142,6 +142,7 @@ def _placements(connection: Connection, shared: dict[str, str]) -> dict[StepId, 
             at=at,
             seconds=seconds,
             run=share(run, run),
+            drifted_at=drifted_at,
         )
     return placements
 

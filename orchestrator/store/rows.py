@@ -64,11 +64,12 @@ def placement(value: PlacementState) -> Columns:
         "at": value.at,
         "seconds": value.seconds,
         "run": value.run,
+        "drifted_at": value.drifted_at,
     }
 
 
 def placement_from(row: Row) -> PlacementState:
-    id_, role, node_name, status, digest, outputs, at, seconds, run_id = row
+    id_, role, node_name, status, digest, outputs, at, seconds, run_id, drifted_at = row
     return PlacementState(
         id=StepId(id_),
         role=role,
@@ -79,6 +80,7 @@ def placement_from(row: Row) -> PlacementState:
         at=at,
         seconds=seconds,
         run=run_id,
+        drifted_at=drifted_at,
     )
 
 

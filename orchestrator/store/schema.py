@@ -99,6 +99,7 @@ placements = Table(
     _time("at"),
     _time("seconds"),
     _text("run"),
+    _time("drifted_at"),
     sqlite_with_rowid=False,
 )
 

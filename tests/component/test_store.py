@@ -167,12 +167,23 @@ def test_late_no_op_keeps_what_the_last_real_run_gave(running: Store) -> None:
     assert snapshot.durations == {"web": 9.0}
 
 
+def test_a_check_notes_drift_until_it_is_gone(running: Store) -> None:
+    """The first check that finds it counts; a later one that finds none, or a success, ends it."""
+    running.append([ended("web@n1"), ended("web@n1", Status.CHANGED, action=Action.CHECK, at=60.0)])
+    running.append([ended("web@n1", Status.CHANGED, action=Action.CHECK, at=61.0)])
+    assert running.snapshot().placements[StepId("web@n1")].drifted_at == 60.0
+    running.append([ended("web@n1", Status.OK, action=Action.CHECK, at=62.0)])
+    assert running.snapshot().placements[StepId("web@n1")].drifted_at == 0.0
+    running.append([ended("web@n1", Status.CHANGED, action=Action.CHECK, at=63.0), ended("web@n1", at=64.0)])
+    assert running.snapshot().placements[StepId("web@n1")].drifted_at == 0.0
+
+
 def test_check_and_skip_change_nothing_that_is_believed(running: Store) -> None:
     revision = running.append([ended("web@n1")], fingerprints={DIGEST: PRINT})
     before = running.snapshot()
     running.append(
         [
-            ended("web@n1", action=Action.CHECK, at=60.0),
+            ended("web@n1", Status.OK, action=Action.CHECK, at=60.0),
             ended("web@n2", Status.UNREACHABLE, action=Action.CHECK),
             kinds.step_skipped(step("app@n1"), run="r1", at=61.0, cause=StepId("web@n1"), reason="web@n1 failed"),
             kinds.check_finished(run="r1", at=62.0, checked=2, drift=[StepId("web@n1")]),
