@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.collector import paused
 from orchestrator.errors import StalePlanError
 from orchestrator.model import (
     Action,
@@ -46,17 +47,16 @@ def signed(plan: Plan) -> Plan:
     return dataclasses.replace(plan, id=_digest(_body(plan)))
 
 
+@paused()
 def dump(plan: Plan) -> bytes:
     """Return the plan as a JSON document, one step per line, so that two plans compare well."""
     body = _body(plan)
     head = json.dumps({"plan": FORMAT, "id": plan.id, **{k: v for k, v in body.items() if k not in _LONG}}, indent=1)
-    parts = [head[:-2]]
-    for name in _LONG:
-        lines = ",\n  ".join(_compact(item) for item in body[name])
-        parts.append(f' "{name}": [{lines and chr(10) + "  "}{lines}]')
+    parts = [head[:-2], *(f' "{name}": {_lines(body[name])}' for name in _LONG)]
     return (",\n".join(parts) + "\n}\n").encode()
 
 
+@paused()
 def parse(document: bytes, name: str) -> Plan:
     """Return the plan in a document; `name` is what messages call it.
 
@@ -84,11 +84,23 @@ def parse(document: bytes, name: str) -> Plan:
     return _plan(found, data)
 
 
-_LONG = ("inputs", "barriers", "steps")  # one line per item
+_LONG = ("nodes", "fingerprints", "inputs", "barriers", "steps")  # one line per item
+_ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True)
+
+
+def _lines(items: Mapping[str, Json] | Sequence[Json]) -> str:
+    """Return a list or mapping as JSON, each item on a line of its own."""
+    if isinstance(items, Mapping):
+        opening, closing = "{}"
+        lines = [f"{_compact(name)}:{_compact(item)}" for name, item in items.items()]
+    else:
+        opening, closing = "[]"
+        lines = [_compact(item) for item in items]
+    return f"{opening}\n  {f',{chr(10)}  '.join(lines)}{closing}" if lines else opening + closing
 
 
 def _compact(data: object) -> str:
-    return json.dumps(data, separators=(",", ":"), sort_keys=True)
+    return _ENCODER.encode(data)
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -116,7 +128,7 @@ def _body(plan: Plan) -> dict[str, Any]:
         "roles": {name: _sparse(_plain(role)) for name, role in sorted(plan.roles.items())},
         "connections": [_sparse(_plain(item)) for item in _connections(plan)],
         "nodes": _nodes_to_json(plan),
-        "fingerprints": {digest: _plain(item) for digest, item in sorted(plan.fingerprints.items())},
+        "fingerprints": {digest: _fingerprint_to_json(item) for digest, item in sorted(plan.fingerprints.items())},
         "inputs": tables,
         "barriers": [_plain(barrier) for barrier in plan.barriers],
         "steps": steps,
@@ -141,6 +153,10 @@ def _step_to_json(step: Step, inputs: int) -> dict[str, Json]:
         },
         keep=("inputs",),
     )
+
+
+def _fingerprint_to_json(item: Fingerprint) -> dict[str, Json]:
+    return {"role": item.role, "platform": item.platform, "inputs": dict(item.inputs)}
 
 
 def _connections(plan: Plan) -> list[Connection]:

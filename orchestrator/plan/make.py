@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from orchestrator import graph
+from orchestrator.collector import paused
 from orchestrator.fingerprint import digest_of, fingerprint, is_known
 from orchestrator.model import (
     Action,
@@ -44,6 +45,7 @@ __all__ = ["make", "make_check", "resolve_value"]
 _EVERYTHING = Selection()
 
 
+@paused()
 def make(topology: Topology, snapshot: Snapshot, selection: Selection = _EVERYTHING) -> Plan:
     """Return the plan that takes the site from `snapshot` to `topology`.
 
@@ -59,6 +61,7 @@ def make(topology: Topology, snapshot: Snapshot, selection: Selection = _EVERYTH
     return _assemble(topology, snapshot, steps, barriers, selection, unchanged, comparison.fingerprints)
 
 
+@paused()
 def make_check(topology: Topology, snapshot: Snapshot, selection: Selection = _EVERYTHING) -> Plan:
     """Return a plan that runs what was applied before in check mode: nothing needs anything, nothing changes."""
     comparison = _Comparison(topology, snapshot)

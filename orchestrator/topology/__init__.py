@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from orchestrator.collector import paused
 from orchestrator.errors import Problem, ProblemsError
 from orchestrator.model import Catalog, Placement, Spec, Topology
 from orchestrator.topology.binding import Binder, cycle_problem
@@ -18,6 +19,7 @@ from orchestrator.topology.placing import place
 __all__ = ["resolve", "wanted_secrets"]
 
 
+@paused()
 def resolve(spec: Spec, catalog: Catalog) -> Topology:
     """Return the site's topology.
 
