@@ -12,7 +12,7 @@ from orchestrator.errors import HalliganError, Location, Problem, closest
 from orchestrator.spec.source import SiteFiles, SourceFile
 from orchestrator.yaml import DEFAULT_LIMIT
 
-__all__ = ["find_site", "project_root", "read_roles", "read_site", "role_paths"]
+__all__ = ["HOME", "find_site", "read_roles", "read_site", "role_paths"]
 
 CLUSTER = "cluster.yml"
 _EXTENSIONS = ("", ".yml", ".yaml", ".json")  # in Ansible's order: the first that exists counts
@@ -147,21 +147,25 @@ def _read(path: Path) -> bytes:
 # --- roles --------------------------------------------------------------------------------------------------------
 
 
-def project_root(site: str | Path) -> Path:
-    """Return the project that a site is part of: the nearest folder above it that holds roles/, else the site."""
-    folder = find_site(site).absolute()
-    return next((above for above in folder.parents if (above / "roles").is_dir()), folder)
+HOME = Path(__file__).resolve().parents[1]
+"""Halligan's own tree: its playbooks, plugins, ansible.cfg and the roles that come with it."""
 
 
 def role_paths(site: str | Path, explicit: Iterable[str | Path] = ()) -> list[Path]:
-    """Return the folders that hold a site's roles, nearest first: its own, then the explicit ones or the project's."""
+    """Return the folders that hold a site's roles, nearest first.
+
+    Its own, then the explicit ones or else those of the project that it is in (the nearest folder above it with a
+    roles/), then the ones that come with Halligan.
+    """
     folder = find_site(site)
     listed = [Path(path) for path in explicit]
     for path in listed:
         if not path.is_dir():
             raise HalliganError(f"there is no roles folder {path}")
-    own, project = folder / "roles", _short(project_root(folder) / "roles")
-    return [path for path in dict.fromkeys([own, *(listed or [project])]) if path.is_dir()]
+    above = (parent / "roles" for parent in folder.absolute().parents)
+    project = [_short(path) for path in above if path.is_dir()][:1]
+    found = [folder / "roles", *(listed or project), _short(HOME / "roles")]
+    return [path for path in dict.fromkeys(found) if path.is_dir()]
 
 
 def _short(path: Path) -> Path:

@@ -108,7 +108,6 @@ class Site:
     ) -> None:
         self.path = path
         self.name = path.name
-        self.project = files.project_root(path)
         self.role_paths = files.role_paths(path, roles)
         self.state_dir = (path / ".halligan").absolute()
         self.vault = Vault(path, password_file=vault_password_file)
@@ -501,7 +500,7 @@ def _ansible(site: Site, run: str) -> Executor:
     from orchestrator.executors.ansible import AnsibleExecutor
 
     return AnsibleExecutor(
-        project=site.project,
+        home=files.HOME,
         site=site.name,
         runs=site.runs_dir / run,
         secret=site.vault.resolve,

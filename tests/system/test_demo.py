@@ -55,14 +55,9 @@ def run(*command, timeout=2400):
 
 
 def halligan(*words, expect=0):
-    done = run(HALLIGAN, *roles_path(), *words)
+    done = run(HALLIGAN, *words)
     assert done.returncode == expect, done.stdout[-4000:]
     return done.stdout
-
-
-def roles_path():
-    """The copied site is outside the tree, so it has to be told where the roles are."""
-    return ("--roles-path", REPO / "roles")
 
 
 def on(node, site, *command):
@@ -87,7 +82,7 @@ for node in lab.nodes:
 
 def test_make_demo_ends_with_the_proof(site):
     """From nothing to a working control plane: token, catalogue, image checksum, by the smoke role's own words."""
-    done = run("make", "demo", f"SITE={site}", f"HALLIGAN={HALLIGAN} --roles-path {REPO / 'roles'}")
+    done = run("make", "demo", f"SITE={site}")
     assert done.returncode == 0, done.stdout[-6000:]
     assert "16 to create" in done.stdout
     assert re.search(r"smoke_report:", done.stdout)
@@ -95,7 +90,7 @@ def test_make_demo_ends_with_the_proof(site):
 
 
 def test_a_second_demo_changes_nothing(site):
-    done = run("make", "demo", f"SITE={site}", f"HALLIGAN={HALLIGAN} --roles-path {REPO / 'roles'}")
+    done = run("make", "demo", f"SITE={site}")
     assert done.returncode == 0
     assert "Nothing to do" in done.stdout
     assert "step.started" not in done.stdout

@@ -128,21 +128,24 @@ def test_a_file_over_the_limit_is_not_read_to_its_end(project, monkeypatch):
 def test_roles_of_the_site_come_before_those_of_the_project(project):
     write(project, "inventories/lab/roles/base/meta/contract.yml", "roles/other/meta/contract.yml")
     paths = files.role_paths("lab")
-    assert [str(path) for path in paths] == ["inventories/lab/roles", "roles"]
-    found = files.read_roles(paths).roles
+    assert [str(path) for path in paths] == ["inventories/lab/roles", "roles", str(files.HOME / "roles")]
+    found = files.read_roles(paths[:2]).roles
     assert [role.shown for role in found] == ["inventories/lab/roles/base", "roles/other"]
     assert found[0].path == str(project / "inventories/lab/roles/base")
 
 
 def test_explicit_roles_stand_in_for_those_of_the_project(project):
     write(project, "elsewhere/mine/meta/contract.yml")
-    assert [str(path) for path in files.role_paths("lab", ("elsewhere",))] == ["elsewhere"]
+    own = str(files.HOME / "roles")
+    assert [str(path) for path in files.role_paths("lab", ("elsewhere",))] == ["elsewhere", own]
     with pytest.raises(HalliganError, match="there is no roles folder nowhere"):
         files.role_paths("lab", ("nowhere",))
 
 
-def test_the_project_is_the_nearest_folder_above_with_roles(project):
-    assert files.project_root("lab") == project
+def test_a_site_outside_any_project_has_the_roles_that_come_with_halligan(tmp_path, monkeypatch):
+    write(tmp_path, "mine/cluster.yml")
+    monkeypatch.chdir(tmp_path)
+    assert files.role_paths("mine") == [files.HOME / "roles"]
 
 
 def test_a_role_is_its_files(project):

@@ -63,7 +63,5 @@ def _catalog(door: Door, site: str) -> Catalog:
         return door.open_site(site).catalog()
     from orchestrator import catalog, files
 
-    folders = [*door.roles, *(["roles"] if Path("roles").is_dir() else [])]
-    if not folders:
-        raise HalliganError("there is no roles folder here", hint="name a site, or a folder with --roles-path")
+    folders = [*door.roles, *(["roles"] if Path("roles").is_dir() else []), files.HOME / "roles"]
     return catalog.read(files.read_roles(folders))

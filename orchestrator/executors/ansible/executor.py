@@ -51,14 +51,14 @@ class AnsibleExecutor:
     name = "ansible"
 
     def __init__(
-        self, *, project: Path, site: str, runs: Path, secret: Callable[[SecretRef], Json], roles: Sequence[Path] = ()
+        self, *, home: Path, site: str, runs: Path, secret: Callable[[SecretRef], Json], roles: Sequence[Path] = ()
     ) -> None:
-        """`project` holds playbooks/ and ansible.cfg; `runs` gets a folder per batch; `secret` reveals a reference."""
-        self._project = project
+        """`home` holds playbooks/ and ansible.cfg; `runs` gets a folder per batch; `secret` reveals a reference."""
+        self._home = home
         self._site = site
         self._folder = runs
         self._secret = secret
-        self._roles = tuple(roles) or (project / "roles",)
+        self._roles = tuple(roles) or (home / "roles",)
         self._runs: dict[str, _Run] = {}
         self._lock = threading.Lock()
 
@@ -142,14 +142,14 @@ class AnsibleExecutor:
             "--forks",
             str(len(run.batch.runs)),
             *(["--check", "--diff"] if run.batch.check else []),
-            str(self._project / "playbooks" / "run_role.yml"),
+            str(self._home / "playbooks" / "run_role.yml"),
         ]
         printed, errors, code = ansible_runner.run_command(
             "setpriv",
             cmdline_args=command,
             private_data_dir=str(run.private),
-            project_dir=str(self._project),
-            host_cwd=str(self._project),
+            project_dir=str(self._home),
+            host_cwd=str(self._home),
             artifact_dir=str(run.folder.parent),
             ident=run.folder.name,
             event_handler=lambda event: self._on_event(run, event),
@@ -161,8 +161,8 @@ class AnsibleExecutor:
 
     def _environment(self) -> dict[str, str]:
         return {
-            "ANSIBLE_CONFIG": str(self._project / "ansible.cfg"),
-            "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path) for path in self._roles),
+            "ANSIBLE_CONFIG": str(self._home / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path.absolute()) for path in self._roles),
             "ANSIBLE_NOCOLOR": "true",
             "ANSIBLE_FORCE_COLOR": "false",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
