@@ -34,7 +34,7 @@ description:
   - What it creates it deletes, also after a failed probe. Images that an interrupted run left behind are deleted when
     they are older than an hour.
   - It leaves nothing changed, so C(changed) is always false.
-  - In check mode it makes the read-only probes. A Keystone that nobody has started yet is then C(unknown), not a failure.
+  - In check mode it makes the read-only probes. A Keystone that nobody has started yet is then C(unknown), no failure.
   - Needs nothing but Python on the target.
 author: The Halligan authors
 options:

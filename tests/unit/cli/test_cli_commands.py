@@ -515,6 +515,25 @@ def test_generate_does_not_overwrite(world: Path, capsys: pytest.CaptureFixture[
     assert "is there already" in capsys.readouterr().err
 
 
+def test_roles_lists_and_shows(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(app, ["generate", "--out", "site", "--kvm", "1", "--hyperv", "0", "--network", "0"])
+    capsys.readouterr()
+    assert run(app, ["roles", "site"]) == 0
+    listed = capsys.readouterr().out
+    assert run(app, ["roles"]) == 0
+    assert capsys.readouterr().out == listed
+    assert "keystone" in listed
+    assert run(app, ["roles", "show", "keystone", "site"]) == 0
+    assert "identity.keystone" in capsys.readouterr().out
+    assert run(app, ["roles", "show", "keyston", "site"]) == 1
+    assert 'Did you mean "keystone"?' in capsys.readouterr().err
+    monkeypatch.delenv("HALLIGAN_ROLES_PATH")
+    assert run(app, ["roles"]) == 0
+    assert "keystone" in capsys.readouterr().out  # those that come with Halligan
+
+
 def test_lab_commands_reach_the_lab(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
