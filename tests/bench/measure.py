@@ -1,0 +1,80 @@
+"""One measurement in a process of its own: `python -m tests.bench.measure NAME ARG...` prints its figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Figures", "in_fresh_process"]
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """CPU seconds of the process (imports included), its highest resident memory, and what it says of its work."""
+
+    cpu_s: float
+    peak_mb: float
+    facts: Mapping[str, Any]
+
+
+def in_fresh_process(name: str, *arguments: object) -> Figures:
+    command = [sys.executable, "-m", "tests.bench.measure", name, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return Figures(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def plan(site: str, out: str) -> dict[str, Any]:
+    """A plan from the files on disk, written as plan.json."""
+    from orchestrator import plan as plans
+    from orchestrator.service import open_site
+
+    made = open_site(site).plan()
+    Path(out).write_bytes(plans.dump(made))
+    return {"steps": len(made.steps), "unchanged": made.unchanged, "bytes": Path(out).stat().st_size}
+
+
+def record(site: str) -> dict[str, Any]:
+    """Success of every step of the site's plan, as the apply loop would record it, into the site's store."""
+    from tests.bench.simulation import succeed
+
+    return succeed(site)
+
+
+def simulate(nodes: str, roles: str, store: str) -> dict[str, Any]:
+    """An apply in virtual time."""
+    from tests.bench.simulation import simulate as run
+
+    return run(int(nodes), int(roles), store=store or None)
+
+
+def append(events: str, batch: str, folder: str) -> dict[str, Any]:
+    """Events into a new store."""
+    from tests.bench.simulation import append as run
+
+    return run(int(events), int(batch), Path(folder))
+
+
+MEASURES: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "plan": plan,
+    "record": record,
+    "simulate": simulate,
+    "append": append,
+}
+
+
+def main() -> None:
+    facts = MEASURES[sys.argv[1]](*sys.argv[2:])
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"cpu_s": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024, "facts": facts}))
+
+
+if __name__ == "__main__":
+    main()
