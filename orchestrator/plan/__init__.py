@@ -11,11 +11,10 @@ from orchestrator.plan.consent import refusals
 from orchestrator.plan.document import dump, parse
 from orchestrator.plan.make import make, make_check
 from orchestrator.plan.select import Selection
-from orchestrator.plan.summary import GroupCount, RoleCount, Summary, step_graph, summarize
+from orchestrator.plan.summary import ActionCount, Summary, step_graph, summarize
 
 __all__ = [
-    "GroupCount",
-    "RoleCount",
+    "ActionCount",
     "Selection",
     "Summary",
     "dump",

@@ -13,24 +13,16 @@ from orchestrator.model import Action, Plan, Step, StepId
 if TYPE_CHECKING:
     from orchestrator.graph import Graph
 
-__all__ = ["GroupCount", "RoleCount", "Summary", "step_graph", "summarize"]
+__all__ = ["ActionCount", "Summary", "step_graph", "summarize"]
 
 _UNKNOWN_S = 1.0  # weight of a step with no history, so that the critical path is the longest chain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupCount:
-    """Steps of a plan on the nodes of a group, by what they do."""
+class ActionCount:
+    """Steps of one group or role, by what they do."""
 
-    group: str
-    create: int = 0
-    update: int = 0
-    remove: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleCount:
-    role: str
+    name: str
     create: int = 0
     update: int = 0
     remove: int = 0
@@ -42,8 +34,8 @@ class Summary:
 
     counts: Mapping[Action, int]
     unchanged: int
-    groups: tuple[GroupCount, ...]
-    roles: tuple[RoleCount, ...]
+    groups: tuple[ActionCount, ...]
+    roles: tuple[ActionCount, ...]
     waves: int
     wave_of: Mapping[str, int]
     critical_path: tuple[StepId, ...]
@@ -88,32 +80,26 @@ def summarize(plan: Plan) -> Summary:
     )
 
 
-def _group_counts(plan: Plan) -> tuple[GroupCount, ...]:
+def _group_counts(plan: Plan) -> tuple[ActionCount, ...]:
     counts: Counter[tuple[str, Action]] = Counter()
     for step in plan.steps:
         for group in plan.nodes[step.node].groups:
             if group != "all":
                 counts[group, step.action] += 1
-    names = sorted({group for group, _ in counts})
+    return _by_name(counts)
+
+
+def _role_counts(plan: Plan) -> tuple[ActionCount, ...]:
+    return _by_name(Counter((step.role, step.action) for step in plan.steps))
+
+
+def _by_name(counts: Counter[tuple[str, Action]]) -> tuple[ActionCount, ...]:
     return tuple(
-        GroupCount(
-            group=name,
+        ActionCount(
+            name=name,
             create=counts[name, Action.CREATE],
             update=counts[name, Action.UPDATE],
             remove=counts[name, Action.REMOVE],
         )
-        for name in names
-    )
-
-
-def _role_counts(plan: Plan) -> tuple[RoleCount, ...]:
-    counts: Counter[tuple[str, Action]] = Counter((step.role, step.action) for step in plan.steps)
-    return tuple(
-        RoleCount(
-            role=name,
-            create=counts[name, Action.CREATE],
-            update=counts[name, Action.UPDATE],
-            remove=counts[name, Action.REMOVE],
-        )
-        for name in sorted(plan.roles)
+        for name in sorted({name for name, _ in counts})
     )

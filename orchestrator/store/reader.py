@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Column, Connection, Select, Table, select
 
+from orchestrator.collector import paused
 from orchestrator.errors import StoreError
 from orchestrator.model import Event, Fingerprint, Json, PlacementState, Snapshot, Status, StepId
 from orchestrator.store import kinds as k
@@ -38,7 +37,7 @@ class Reader:
             return seq, revision
 
     def snapshot(self) -> Snapshot:
-        with self._database.read() as connection, _no_collector():
+        with self._database.read() as connection, paused():
             shared: dict[str, str] = {}
             return Snapshot(
                 revision=connection.execute(select(schema.head.c.revision)).scalar_one(),
@@ -176,15 +175,3 @@ def _fingerprints(connection: Connection, shared: dict[str, str]) -> _Fingerprin
         for digest, role, platform, inputs in connection.execute(query.execution_options(yield_per=_PAGE))
     }
     return _Fingerprints(packed)
-
-
-@contextmanager
-def _no_collector() -> Iterator[None]:
-    """Many new objects and no cycles: the garbage collector would only look at them again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -5,7 +5,6 @@ No node tree and no recursion in between: that halves the time and makes deep or
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -13,6 +12,7 @@ from typing import NoReturn
 import yaml
 from yaml._yaml import CParser
 
+from orchestrator.collector import paused
 from orchestrator.errors import HalliganError, Location, Problem, ProblemsError
 from orchestrator.model import Json
 from orchestrator.yaml import messages
@@ -70,17 +70,13 @@ def read(text: str | bytes, file: str, *, limit: int = DEFAULT_LIMIT) -> Documen
     source = _decode(text, file)
     builder = _Builder(source, file, limit)
     data = None
-    enabled = gc.isenabled()
-    gc.disable()  # many small containers at once: the collector would triple the time and find nothing
     try:
-        data = builder.build()
+        with paused():
+            data = builder.build()
     except yaml.YAMLError as error:
         builder.problems.append(messages.explain(error, source, file))
     except _StopError as stop:
         builder.problems.append(stop.problem)
-    finally:
-        if enabled:
-            gc.enable()
     if problems := [*builder.problems, *builder.duplicates()]:
         raise ProblemsError(problems)
     return Document(file=file, text=source, data=data, vaulted=builder.vaulted, places=builder.places)

@@ -135,7 +135,7 @@ def test_summary_counts_waves_and_the_critical_path():
     assert summary.critical_path == ("base@ctl-1", "db@ctl-1", "api@ctl-1", "agent@kvm-2")
     assert summary.critical_s == 15.0
     assert summary.unknown == ("api", "db")
-    assert {g.group: g.create for g in summary.groups} == {"compute": 4, "controller": 3, "linux": 7}
+    assert {g.name: g.create for g in summary.groups} == {"compute": 4, "controller": 3, "linux": 7}
 
 
 def test_plan_to_json_and_back_is_the_same_plan():

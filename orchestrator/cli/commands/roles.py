@@ -63,5 +63,5 @@ def _catalog(door: Door, site: str) -> Catalog:
         return door.open_site(site).catalog()
     from orchestrator import catalog, files
 
-    folders = [*door.roles, *(["roles"] if Path("roles").is_dir() else []), files.HOME / "roles"]
+    folders: list[str | Path] = [*door.roles, *(["roles"] if Path("roles").is_dir() else []), files.HOME / "roles"]
     return catalog.read(files.read_roles(folders))

@@ -13,7 +13,7 @@ from orchestrator.model import Action, Json, Plan
 from orchestrator.ranges import fold
 
 if TYPE_CHECKING:
-    from orchestrator.plan import GroupCount, RoleCount, Summary
+    from orchestrator.plan import ActionCount, Summary
 
 __all__ = ["html"]
 
@@ -76,10 +76,8 @@ def _destructive(summary: Summary) -> list[dict[str, str]]:
     ]
 
 
-def _table(kind: str, title: str, rows: Sequence[GroupCount] | Sequence[RoleCount]) -> Mapping[str, Json]:
-    named = [
-        (str(getattr(row, kind)), {name: getattr(row, name) for name in ("create", "update", "remove")}) for row in rows
-    ]
+def _table(kind: str, title: str, rows: Sequence[ActionCount]) -> Mapping[str, Json]:
+    named = [(row.name, {name: getattr(row, name) for name in ("create", "update", "remove")}) for row in rows]
     busy = sorted(((n, c) for n, c in named if sum(c.values())), key=lambda row: (-sum(row[1].values()), row[0]))
     most = max((sum(counts.values()) for _, counts in busy), default=1)
     return {

@@ -16,7 +16,7 @@ from orchestrator.model import Action, Barrier, Plan, Step
 from orchestrator.ranges import fold
 
 if TYPE_CHECKING:
-    from orchestrator.plan import GroupCount, RoleCount, Summary
+    from orchestrator.plan import ActionCount, Summary
 
 __all__ = ["need_text", "plan_text", "step_lines"]
 
@@ -100,13 +100,9 @@ def _destructive(summary: Summary, look: Look, *, verbose: bool) -> list[str]:
 # --- tables and time ----------------------------------------------------------------------------------------------
 
 
-def _counts(title: str, rows: Sequence[GroupCount] | Sequence[RoleCount], look: Look, *, verbose: bool) -> list[str]:
+def _counts(title: str, rows: Sequence[ActionCount], look: Look, *, verbose: bool) -> list[str]:
     """Return a table of what happens per group or per role, the busiest first; the empty ones are left out."""
-    named = [
-        (str(getattr(row, "group", "") or getattr(row, "role", "")), (row.create, row.update, row.remove))
-        for row in rows
-        if row.create or row.update or row.remove
-    ]
+    named = [(row.name, (row.create, row.update, row.remove)) for row in rows if row.create or row.update or row.remove]
     named.sort(key=lambda row: (-sum(row[1]), row[0]))
     shown, hidden = _first(named, 0 if verbose else ROWS)
     head = (title, "create", "update", "remove")
