@@ -34,6 +34,7 @@ from orchestrator.model import (
     Placement,
     PlacementState,
     Plan,
+    Process,
     Snapshot,
     Spec,
     Step,
@@ -377,18 +378,19 @@ class Site:
         return kinds.run_started(run)
 
     def _recover(self, store: Store, run: Run, schedule: Schedule) -> tuple[Outcome, ...]:
-        """Ask what a dead controller's batches came to: their processes are ended, their outcome files read."""
+        """Ask what a dead controller's batches came to: their processes are ended, their outcome files read.
+
+        A batch may have begun and even ended before its process was recorded; the executor knows its traces by its id.
+        """
         executor = self._executor(self, run.id)
         by_batch: dict[str, list[InFlight]] = {}
         for item in store.in_flight(run.id):
-            if item.process:
-                by_batch.setdefault(item.batch, []).append(item)
+            by_batch.setdefault(item.batch, []).append(item)
         outcomes: list[Outcome] = []
-        for items in by_batch.values():
-            process = items[0].process
-            runs = [found for item in items if (found := schedule.step_run(item.step))]
-            if process:
-                outcomes.extend(executor.recover(process, runs))
+        for batch, items in by_batch.items():
+            process = items[0].process or Process(batch=batch, pid=0, start_time=0.0, folder="")
+            runs = [replace(found, attempt=item.attempt) for item in items if (found := schedule.step_run(item.step))]
+            outcomes.extend(executor.recover(process, runs))
         return tuple(outcomes)
 
     def _of_this_site(self, made: Plan) -> None:

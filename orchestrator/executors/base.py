@@ -25,7 +25,10 @@ class Executor(Protocol):
         """Ask a batch to end now; its unfinished steps report failed. Unknown or ended batches are ignored."""
 
     def recover(self, process: Process, runs: Sequence[StepRun]) -> tuple[Outcome, ...]:
-        """End what is left of a batch whose controller died; return the outcomes that it had reached by then."""
+        """End what is left of a batch whose controller died; return the outcomes that it had reached by then.
+
+        A process without pid and folder is one that started too late to be recorded: go by its batch.
+        """
 
     def close(self) -> None:
         """Cancel whatever runs and wait for it; nothing is left behind."""

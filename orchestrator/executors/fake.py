@@ -5,6 +5,7 @@ Used by simulations (virtual time, see `tests/bench`), crash tests (real time, e
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,8 +61,13 @@ class FakeExecutor:
         """Return what the effects file says ended: the fake's hosts keep no other trace."""
         if self._effects is None or not self._effects.exists():
             return ()
-        ended = {line.split()[1] for line in self._effects.read_text().splitlines() if line.startswith("end ")}
-        return tuple(Outcome(step=run.step, status=Status.CHANGED) for run in runs if run.step in ended)
+        lines = (line.split(" ", 2) for line in self._effects.read_text().splitlines())
+        ended = {step: json.loads(outputs) for word, step, outputs in lines if word == "end"}
+        return tuple(
+            Outcome(step=run.step, status=Status.CHANGED, outputs=ended[run.step], attempt=run.attempt)
+            for run in runs
+            if run.step in ended
+        )
 
     def close(self) -> None:
         for batch in list(self._timers):
@@ -72,7 +78,7 @@ class FakeExecutor:
             if self._timers.get(batch, {}).pop(run.step, None) is None:
                 return
         if script.status.good:
-            self._note("end", run)
+            self._note("end", run, script.outputs)
         report(
             Outcome(
                 step=run.step,
@@ -84,7 +90,7 @@ class FakeExecutor:
             )
         )
 
-    def _note(self, word: str, run: StepRun) -> None:
+    def _note(self, word: str, run: StepRun, outputs: Mapping[str, Json] | None = None) -> None:
         if self._effects is not None:
             with self._lock, self._effects.open("a") as effects:
-                effects.write(f"{word} {run.step}\n")
+                effects.write(f"{word} {run.step} {json.dumps(outputs or {})}\n")
