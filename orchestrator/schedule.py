@@ -110,7 +110,8 @@ class Schedule:
         `prefix` starts the ids of batches; give another one to each process that goes on with a run.
         """
         self._plan = plan
-        self._check = check
+        # A check that is resumed is still a check: the plan says so, whoever runs it.
+        self._check = check or any(step.action is Action.CHECK for step in plan.steps)
         self._prefix = prefix
         self._limits = plan.policy.limits
         self._steps = {step.id: step for step in plan.steps}

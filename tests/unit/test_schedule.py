@@ -168,6 +168,12 @@ def test_a_rollout_starts_with_its_canaries_and_stops_at_its_limit():
     assert "roll-out of base stopped after 2 failures" in stopped[0].problem
 
 
+def test_a_plan_of_checks_runs_in_check_mode_whoever_starts_it():
+    topology = small_topology()
+    checked = plan.make_check(topology, after_success(plan.make(topology, Snapshot())))
+    assert all(batch.check for batch in Schedule(checked).next(0.0).batches)
+
+
 def test_draining_starts_nothing_more():
     schedule = Schedule(fresh())
     schedule.next(0.0)
