@@ -5,12 +5,13 @@ A pid alone may name another process by now; a pid with its start time does not.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 from pathlib import Path
 
-__all__ = ["end", "is_running", "start_time"]
+__all__ = ["end", "end_users", "is_running", "start_time", "users"]
 
 
 def start_time(pid: int) -> float:
@@ -44,3 +45,20 @@ def end(pid: int, started: float, grace_s: float = 10.0) -> None:
         return
     finally:
         os.close(handle)
+
+
+def users(path: Path) -> list[int]:
+    """Return the processes whose command line names a path."""
+    wanted, found = str(path).encode(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it has ended
+                if wanted in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def end_users(path: Path, grace_s: float = 10.0) -> None:
+    """End every process whose command line names a path."""
+    for pid in users(path):
+        end(pid, start_time(pid), grace_s)

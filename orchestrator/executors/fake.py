@@ -42,7 +42,7 @@ class FakeExecutor:
         with self._lock:
             self._timers[batch.id] = {}
         for run in batch.runs:
-            script = self._script(batch, run)
+            script = _in_time(self._script(batch, run), batch.timeout_s)
             self._note("start", run)
             timer = threading.Timer(script.seconds, self._end, (batch.id, run, script, report))
             timer.daemon = True
@@ -94,3 +94,9 @@ class FakeExecutor:
         if self._effects is not None:
             with self._lock, self._effects.open("a") as effects:
                 effects.write(f"{word} {run.step} {json.dumps(outputs or {})}\n")
+
+
+def _in_time(script: Script, timeout_s: float) -> Script:
+    if script.seconds <= timeout_s:
+        return script
+    return Script(seconds=timeout_s, status=Status.FAILED, problem=f"timed out after {timeout_s:g} s")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import random
 from collections import Counter
 from pathlib import Path
 
+from support import sshd
 from support.crash_child import work
-from support.folders import small_cluster, write_site
+from support.folders import small_cluster, write, write_role, write_site
 
 from orchestrator.service import open_site
+from orchestrator.store import Store
 
 KILLS = 50
 SEED = 20
@@ -21,10 +24,10 @@ _processes.set_forkserver_preload(
 )
 
 
-def lived(site: Path, effects: Path, seed: int, after_s: float | None, *, at_start: bool) -> str:
+def lived(site: Path, effects: Path | None, seed: int, after_s: float | None, *, at_start: bool) -> str:
     """Run an apply and kill it some time after it began (or after its process started); return what it said last."""
     mouth, ear = _processes.Pipe()
-    child = _processes.Process(target=work, args=(str(site), str(effects), seed, ear), daemon=True)
+    child = _processes.Process(target=work, args=(str(site), str(effects or ""), seed, ear), daemon=True)
     child.start()
     ear.close()
     said = ""
@@ -79,3 +82,85 @@ def assert_history(site: Path, effects: Path) -> None:
     assert opened.check_store() == []
     assert opened.plan().steps == ()
     assert opened.status().runs[0].status == "succeeded"
+
+
+# --- the same with Ansible and real hosts -----------------------------------------------------------------------------
+
+REAL_KILLS = 5
+ROLES = ("first", "second", "third")
+
+
+def test_five_kills_of_a_real_apply_repeat_nothing_that_had_finished(tmp_path):
+    with sshd.running(tmp_path) as server:
+        lines = tmp_path / "lines"
+        lines.mkdir()
+        site = write_real_site(tmp_path, server, lines)
+        die = random.Random(SEED)
+        must_stay: dict[str, int] = {}
+        for _ in range(REAL_KILLS):
+            said = lived(site, None, 0, 1.0 + die.random() * 4.0, at_start=False)
+            if said == "succeeded":
+                raise AssertionError("it ended before the kills were done: give it more to do")
+            assert said == "begun"
+            must_stay |= {step: applied(lines, step) for step in finished(site)}
+        assert lived(site, None, 0, None, at_start=False) == "succeeded"
+        opened = open_site(str(site))
+        every = set(opened.load().placements)
+        assert {step for step in every if applied(lines, step) >= 1} == every
+        assert {step: applied(lines, step) for step in must_stay} == must_stay
+        assert opened.check_store() == []
+        assert opened.plan().steps == ()
+
+
+def write_real_site(project: Path, server: sshd.Sshd, lines: Path) -> Path:
+    """Write a site of the addresses of `server`, on which three roles in a chain each append a line to a file."""
+    for number, name in enumerate(ROLES):
+        append = f"echo {{{{ node_name }}}} >> {lines}/{name}@{{{{ node_name }}}}"
+        write_role(
+            project / "roles",
+            name,
+            {"provides": [name], "requires": [{"capability": ROLES[number - 1], "scope": "node"}] if number else []},
+            tasks=[{"name": "Append", "ansible.builtin.shell": append, "changed_when": True}],
+        )
+    cluster = {
+        "spec": 1,
+        "connection": {
+            "port": server.port,
+            "private_key": str(server.key),
+            "known_hosts": str(server.known_hosts),
+        },
+        "groups": {"hosts": {"roles": list(ROLES)}},
+        "nodes": {f"node-{n}": {"groups": ["hosts"], "address": a} for n, a in enumerate(sshd.ADDRESSES)},
+        "policy": {"limits": {"batches": 2, "batch": 2}},
+    }
+    site = project / "inventories" / "real"
+    write(site / "cluster.yml", cluster)
+    return site
+
+
+def applied(lines: Path, step: str) -> int:
+    """Return how often a step was applied, by what the hosts themselves say."""
+    path = lines / step
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def finished(site: Path) -> set[str]:
+    """Return the steps that had come to their end by now: committed, or known only to what Ansible left."""
+    with Store.open(site / ".halligan" / "state.db", create=False) as store:
+        run = store.open_run()
+        assert run is not None
+        ended = {str(step) for step in store.finished(run.id)}
+        for item in store.in_flight(run.id):
+            events = site / ".halligan" / "runs" / run.id / item.batch / "job_events"
+            if any(_ends(path, item.node) for path in events.glob("*.json")):
+                ended.add(item.step)
+    return ended
+
+
+def _ends(path: Path, node: str) -> bool:
+    try:
+        event = json.loads(path.read_text())
+    except ValueError:  # cut short by the kill
+        return False
+    data = event.get("event_data", {})
+    return event.get("event") == "runner_on_ok" and data.get("task") == "Halligan done" and data.get("host") == node

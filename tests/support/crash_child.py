@@ -15,7 +15,10 @@ OUTPUTS = {"db": {"db_host": "10.0.0.1"}, "api": {"api_url": "http://10.0.0.1"}}
 
 
 def work(folder: str, effects: str, seed: int, ear: Connection) -> None:
-    """Say "begun" at the first event and the run's status at the end; what the hosts did goes to `effects`."""
+    """Say "begun" at the first event and the run's status at the end.
+
+    What the fake hosts did goes to the file `effects`; without one, Ansible goes to real hosts.
+    """
 
     def script(batch: Batch, run: StepRun) -> Script:
         die = random.Random(f"{seed} {run.step} {run.attempt}")
@@ -31,7 +34,7 @@ def work(folder: str, effects: str, seed: int, ear: Connection) -> None:
             told = True
             ear.send("begun")
 
-    site = open_site(folder, executor=lambda *_: FakeExecutor(script, Path(effects)))
+    site = open_site(folder, executor=(lambda *_: FakeExecutor(script, Path(effects))) if effects else None)
     runs = site.status().runs
     if runs and runs[0].status is RunStatus.RUNNING:
         result = site.resume(on_event=tell)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.model import Batch, Json, Outcome, Status, StepRun
+from orchestrator.model import Batch, Json, Outcome, PlanNode, Status, StepRun
 
 __all__ = ["Reader"]
 
@@ -62,7 +62,7 @@ class Reader:
             case "runner_on_failed", task if not data.get("ignore_errors"):
                 host.failure = f"{_task_name(data)}: {_message(result)}"
             case "runner_on_unreachable", _:
-                return self._finish(host, Status.UNREACHABLE, _message(result), seconds)
+                return self._finish(host, Status.UNREACHABLE, _unreachable(result, host.run.node), seconds)
         return None
 
     def rest(self, problem: str, seconds: float) -> Iterator[Outcome]:
@@ -112,6 +112,20 @@ def _task_name(data: Mapping[str, Any]) -> str:
     name = str(data.get("task") or "?")
     role = data.get("role")
     return f"{role} : {name}" if role and not name.startswith(f"{role} : ") else name
+
+
+def _unreachable(result: Mapping[str, Any], node: PlanNode) -> str:
+    """Return why a host was not reached; what ssh says of host keys is long and leaves out the point."""
+    said = str(result.get("msg") or "")
+    known_hosts = node.connection.known_hosts or "the known_hosts file of the user who runs this"
+    if "HOST IDENTIFICATION HAS CHANGED" in said:
+        return (
+            f"the SSH host key of {node.name} ({node.address}) is not the one in {known_hosts}: "
+            "the host was installed anew, or it is another one"
+        )
+    if "host key is known for" in said:
+        return f"the SSH host key of {node.name} ({node.address}) is not in {known_hosts}"
+    return _message(result)
 
 
 def _message(result: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from orchestrator.executors.ansible.events import Reader
 from orchestrator.executors.base import Report
 from orchestrator.inventory import batch_inventory
 from orchestrator.model import Action, Batch, Json, Outcome, PlanRole, Process, SecretRef, StepRun
-from orchestrator.processes import end, start_time
+from orchestrator.processes import end, end_users, start_time
 
 __all__ = ["AnsibleExecutor"]
 
@@ -68,7 +68,7 @@ class AnsibleExecutor:
             batch=batch,
             report=report,
             folder=folder,
-            private=_private_folder(folder),
+            private=_private_path(folder),
             reader=Reader(batch),
             started=time.monotonic(),
         )
@@ -84,9 +84,11 @@ class AnsibleExecutor:
             self._stop(run, "cancelled")
 
     def recover(self, process: Process, runs: Sequence[StepRun]) -> tuple[Outcome, ...]:
+        folder = Path(process.folder) if process.folder else self._folder / process.batch
+        private = _private_path(folder)
         end(process.pid, process.start_time)
-        folder = Path(process.folder)
-        shutil.rmtree(_private_path(folder), ignore_errors=True)
+        end_users(private)  # its forks, each in a session of its own, or a process too young to be recorded
+        shutil.rmtree(private, ignore_errors=True)
         batch = Batch(
             id=process.batch, role=PlanRole(name="", digest=""), action=Action.UPDATE, runs=tuple(runs), timeout_s=0
         )
@@ -129,8 +131,9 @@ class AnsibleExecutor:
 
     def _play(self, run: _Run) -> str:
         """Run the playbook; return what it printed last if it could not start its work."""
-        import ansible_runner
+        from ansible_runner.interface import init_command_config
 
+        _make_private(run.private)
         inventory = run.private / "inventory.json"
         inventory.write_text(json.dumps(batch_inventory(run.batch, self._site, self._secret)))
         command = [
@@ -144,7 +147,7 @@ class AnsibleExecutor:
             *(["--check", "--diff"] if run.batch.check else []),
             str(self._home / "playbooks" / "run_role.yml"),
         ]
-        printed, errors, code = ansible_runner.run_command(
+        runner = init_command_config(
             "setpriv",
             cmdline_args=command,
             private_data_dir=str(run.private),
@@ -157,7 +160,15 @@ class AnsibleExecutor:
             quiet=True,
             suppress_env_files=True,
         )
-        return _last_words(f"{printed}\n{errors}") if code else ""
+        # By default it removes Ansible's half of an event before it writes its own: a kill in between would lose it.
+        runner.remove_partials = False
+        runner.run()
+        for half in (run.folder / "job_events").glob("*-partial.json"):
+            half.unlink()
+        if not runner.rc:
+            return ""
+        with runner.stdout as printed, runner.stderr as errors:
+            return _last_words(f"{printed.read()}\n{errors.read()}")
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -187,11 +198,9 @@ def _private_path(folder: Path) -> Path:
     return (memory if memory.is_dir() else Path(tempfile.gettempdir())) / name
 
 
-def _private_folder(folder: Path) -> Path:
-    path = _private_path(folder)
+def _make_private(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(mode=0o700)
-    return path
 
 
 def _saved_events(folder: Path) -> Iterator[Mapping[str, Any]]:
