@@ -15,6 +15,9 @@ from orchestrator.errors import Location, Problem
 Json: TypeAlias = Any  # a JSON value whose shape only its role knows
 Value: TypeAlias = Any  # Json in which SecretRef and OutputRef may stand for values
 
+MAGIC = ("node_name", "node_address", "node_addresses", "site_name")
+"""Variables that Halligan gives to every host."""
+
 StepId = NewType("StepId", str)  # "keystone@ctl-1"; also the id of the placement it acts on
 BarrierId = NewType("BarrierId", str)  # "identity.keystone<keystone@ctl-1"
 
@@ -272,6 +275,7 @@ class Output:
     description: str = ""
     value: Json = None
     secret: str = ""
+    depends: frozenset[str] | None = None  # the variables that decide it; None when tasks of the role do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,18 +8,13 @@ variable reaches exactly the placements whose inputs mention it, and nothing has
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from orchestrator.model import Node, Spec, Value
+from orchestrator.templates import mentioned
 
-__all__ = ["MAGIC", "Variables", "mentioned", "visible"]
-
-MAGIC = ("node_name", "node_address", "node_addresses", "site_name")
-"""Variables that Halligan gives to every host."""
-
-_MARKS = ("{{", "{%")
+__all__ = ["Variables", "visible"]
 
 
 class Variables:
@@ -66,38 +61,3 @@ def visible(wanted: Iterable[str], values: Mapping[str, Value]) -> dict[str, Val
             found[name] = values[name]
             todo.extend(other for other in mentioned(values[name]) if other in values and other not in found)
     return found
-
-
-def mentioned(value: Value) -> frozenset[str]:
-    """Return the variables that the templates in a value mention."""
-    names: set[str] = set()
-    for text in _templates(value):
-        names |= _names(text)
-    return frozenset(names)
-
-
-def _templates(value: Value) -> Iterator[str]:
-    match value:
-        case str():
-            if any(mark in value for mark in _MARKS):
-                yield value
-        case Mapping():
-            for item in value.values():
-                yield from _templates(item)
-        case list() | tuple():
-            for item in value:
-                yield from _templates(item)
-
-
-@lru_cache(maxsize=65536)
-def _names(text: str) -> frozenset[str]:
-    import jinja2
-    from jinja2 import nodes
-
-    try:
-        # Only parsed: names bound inside the template are among them too, which does no harm. jinja2.meta would be
-        # exact but refuses filters that only Ansible knows.
-        tree = jinja2.Environment().parse(text)  # noqa: S701 - never renders
-    except jinja2.TemplateSyntaxError:
-        return frozenset()  # Ansible reports it, with the host, when it renders the value
-    return frozenset(name.name for name in tree.find_all(nodes.Name))

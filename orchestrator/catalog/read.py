@@ -6,13 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from orchestrator import yaml
-from orchestrator.catalog import templates
+from orchestrator import templates, yaml
 from orchestrator.catalog.schema import ContractModel, EntryPointModel, OptionModel, SpecsModel, WireModel
 from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
 from orchestrator.catalog.values import check_value
 from orchestrator.errors import Location, Problem, ProblemsError, closest
-from orchestrator.model import Cardinality, Catalog, Contract, Json, Option, Output, Requirement, Scope, Wire
+from orchestrator.model import MAGIC, Cardinality, Catalog, Contract, Json, Option, Output, Requirement, Scope, Wire
 from orchestrator.yaml import Document, Findings
 from orchestrator.yaml.check import parse
 
@@ -104,7 +103,12 @@ class _RoleReader:
             self._check_outputs(model, options)
         self._check_removal(model)
         summary = entry.short_description if entry else ""
-        return _contract(role, model, options, summary, self._references(options))
+        found = _contract(role, model, options, summary, self._references(options))
+        outputs = {
+            name: replace(output, depends=None if output.secret else self._depends(output.value, options))
+            for name, output in found.outputs.items()
+        }
+        return replace(found, outputs=outputs)
 
     # --- argument specs and defaults ------------------------------------------------------------------------------
 
@@ -174,15 +178,37 @@ class _RoleReader:
         return replace(option, default=value)
 
     def _references(self, options: Mapping[str, Option]) -> frozenset[str]:
-        """Return the variables that the defaults mention and the role does not define."""
-        defaults = self._defaults.document.data or {}
+        """Return the variables that the role's defaults and vars mention and that it does not define."""
         found: set[str] = set()
-        for name, value in defaults.items():
-            try:
-                found |= templates.undeclared(value)
-            except ValueError as error:
-                self._defaults.error("catalog.template", (name,), f"the template of {name} is not valid: {error}")
-        return frozenset(found - defaults.keys() - options.keys() - (self._vars.document.data or {}).keys())
+        for findings in (self._defaults, self._vars):
+            for name, value in (findings.document.data or {}).items():
+                try:
+                    found |= templates.undeclared(value)
+                except ValueError as error:
+                    findings.error("catalog.template", (name,), f"the template of {name} is not valid: {error}")
+        return frozenset(found - self._defined().keys() - options.keys())
+
+    def _defined(self) -> dict[str, Json]:
+        """Return what the role's own files give to its variables; vars win over defaults, as in Ansible."""
+        return {**(self._defaults.document.data or {}), **(self._vars.document.data or {})}
+
+    def _depends(self, value: Json, options: Mapping[str, Option]) -> frozenset[str] | None:
+        """Return the variables that decide an output, directly or not; None when something else does.
+
+        What a task registers or a fact holds is known to nobody before the role ran.
+        """
+        defined = self._defined()
+        found: set[str] = set()
+        todo = list(templates.mentioned(value))
+        while todo:
+            name = todo.pop()
+            if name in found:
+                continue
+            if name not in defined and name not in options and name not in MAGIC:
+                return None
+            found.add(name)
+            todo.extend(templates.mentioned(defined.get(name)))
+        return frozenset(found)
 
     # --- contract -------------------------------------------------------------------------------------------------
 

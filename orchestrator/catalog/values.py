@@ -11,9 +11,9 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from orchestrator.catalog.templates import has_template
 from orchestrator.errors import Location, Problem, closest
 from orchestrator.model import Json, Option, OutputRef, SecretRef, Value
+from orchestrator.templates import has_template
 
 __all__ = ["check_value"]
 

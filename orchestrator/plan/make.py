@@ -2,7 +2,8 @@
 
 A placement is a no-op when the fingerprint of (role files, resolved inputs, platform) equals that of its last success.
 An input that is the output of a step of this plan is known after apply; its consumer is planned as an update, and the
-scheduler records it ok without running it when the value turns out as last time.
+scheduler records it ok without running it when the value turns out as last time. Not so where the output cannot change:
+the role is the same and none of the variables that decide the output did.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from orchestrator.model import (
 )
 from orchestrator.plan.document import signed
 from orchestrator.plan.select import Selection
+from orchestrator.templates import mentioned
 from orchestrator.variables import Variables, visible
 
 __all__ = ["make", "make_check", "resolve_value"]
@@ -102,6 +104,7 @@ class _Comparison:
         self._topology = topology
         self._snapshot = snapshot
         self._steps: dict[StepId, Step] = {}
+        self._changing: dict[StepId, frozenset[str] | None] = {}  # inputs that may differ from last time; None: all
         self._resolved: dict[int, _Resolved] = {}
         self._digests: dict[tuple[str, str, int], tuple[str, Fingerprint]] = {}
         self._known_nodes = {state.node for state in snapshot.placements.values()}
@@ -138,9 +141,20 @@ class _Comparison:
 
     def _output(self, provider: StepId, output: str) -> tuple[bool, Json]:
         state = self._snapshot.placements.get(provider)
-        if provider in self._steps or state is None or output not in state.outputs:
+        if state is None or output not in state.outputs:
+            return False, None
+        if provider in self._steps and not self._keeps(self._steps[provider], output):
             return False, None
         return True, state.outputs[output]
+
+    def _keeps(self, provider: Step, output: str) -> bool:
+        """Whether a step that will run must publish the same output as last time."""
+        changing = self._changing[provider.id]
+        declared = self._topology.catalog[provider.role].outputs.get(output)
+        if changing is None or declared is None or declared.depends is None:
+            return False
+        reached = visible(declared.depends, provider.inputs)
+        return changing.isdisjoint(declared.depends.union(*(mentioned(value) for value in reached.values())))
 
     def _step(self, placement: Placement) -> Step | None:
         state = self._snapshot.placements.get(placement.id)
@@ -153,6 +167,7 @@ class _Comparison:
             if state and state.settled and state.digest == digest:
                 return None
             self.fingerprints[digest] = print_
+        self._changing[placement.id] = self._differing(state, contract, platform, resolved, print_)
         return Step(
             id=placement.id,
             action=Action.UPDATE if state and state.digest else Action.CREATE,
@@ -166,6 +181,21 @@ class _Comparison:
             last=state.digest if state and state.settled else "",
             expected_s=self._snapshot.durations.get(placement.role, 0.0),
         )
+
+    def _differing(
+        self,
+        state: PlacementState | None,
+        contract: Contract,
+        platform: str,
+        resolved: _Resolved,
+        now: Fingerprint | None,
+    ) -> frozenset[str] | None:
+        before = self._snapshot.fingerprints.get(state.digest) if state and state.status.good else None
+        if before is None or before.role != contract.digest or before.platform != platform:
+            return None
+        now = now or fingerprint(contract.digest, platform, _known(resolved))
+        names = {*before.inputs, *now.inputs, *resolved.unknown}
+        return frozenset(name for name in names if before.inputs.get(name) != now.inputs.get(name))
 
     def _digest(self, contract: Contract, platform: str, values: Mapping[str, Value]) -> tuple[str, Fingerprint]:
         key = (contract.digest, platform, id(values))

@@ -12,11 +12,12 @@ from types import MappingProxyType
 
 from orchestrator.catalog import check_value
 from orchestrator.errors import Problem, closest
-from orchestrator.model import Catalog, Contract, Node, OutputRef, Requirement, Spec, StepId, Value, Wire
+from orchestrator.model import MAGIC, Catalog, Contract, Node, OutputRef, Requirement, Spec, StepId, Value, Wire
 from orchestrator.ranges import fold
+from orchestrator.templates import mentioned
 from orchestrator.topology.binding import Binder
 from orchestrator.topology.placing import Pair
-from orchestrator.variables import MAGIC, Variables, mentioned, visible
+from orchestrator.variables import Variables, visible
 
 __all__ = ["Inputs"]
 

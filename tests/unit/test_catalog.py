@@ -122,7 +122,11 @@ def test_a_role_is_read_into_a_contract():
         "web_hosts": Wire(site="hosts"),
     }
     assert found.outputs["web_url"] == Output(
-        name="web_url", type="str", description="Where it answers.", value="http://{{ web_host }}/"
+        name="web_url",
+        type="str",
+        description="Where it answers.",
+        value="http://{{ web_host }}/",
+        depends=frozenset({"web_host", "node_address"}),
     )
     assert found.outputs["web_password"].secret == "web_password"
     assert found.cardinality == Cardinality(per=Scope.GROUP, count=Count(), quorum=True)

@@ -10,7 +10,7 @@ from support.sites import after_success, site, small_catalog, small_site, small_
 
 from orchestrator import plan
 from orchestrator.errors import StalePlanError
-from orchestrator.model import Action, BlastRadius, OutputRef, Policy, SecretRef, Share, Snapshot, Status
+from orchestrator.model import Action, BlastRadius, Option, OutputRef, Policy, SecretRef, Share, Snapshot, Status
 from orchestrator.plan import Selection
 from orchestrator.topology import resolve
 
@@ -56,6 +56,31 @@ def test_a_changed_output_makes_consumers_wait_for_it():
     assert next(s for s in made.steps if s.id == "api@ctl-1").inputs["api_db"] == OutputRef(
         providers=("db@ctl-1",), output="db_host"
     )
+
+
+def test_an_output_that_cannot_change_leaves_its_consumers_alone():
+    """The API's URL depends on its port only: another variable of the API re-plans the API and nobody else."""
+    contracts = small_catalog()
+    api = contracts["api"]
+    url = replace(api.outputs["api_url"], depends=frozenset({"api_port"}))
+    contracts = {
+        **contracts,
+        "api": replace(
+            api, outputs={"api_url": url}, options={**api.options, "api_port": Option(name="api_port", type="raw")}
+        ),
+    }
+    first = {"controller": {"api_debug": "no", "api_port": "{{ port }}", "port": 1}}
+    done = after_success(plan.make(small_topology(contracts=contracts, variables=first), Snapshot()))
+    quiet = {"controller": {**first["controller"], "api_debug": "yes"}}
+    assert reasons(plan.make(small_topology(contracts=contracts, variables=quiet), done)) == {
+        "api@ctl-1": ("input api_debug changed",)
+    }
+    loud = {"controller": {**first["controller"], "port": 2}}
+    assert set(reasons(plan.make(small_topology(contracts=contracts, variables=loud), done))) == {
+        "api@ctl-1",
+        "agent@kvm-1",
+        "agent@kvm-2",
+    }
 
 
 def test_the_late_noop_leaves_a_plan_that_is_empty_again():

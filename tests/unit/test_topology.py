@@ -40,7 +40,7 @@ def test_the_nearest_provider_wins():
     contracts = catalog(role("cache", provides=["cache"]), role("app", requires=["cache"]))
     spec = site(
         {"rack1": ["cache"], "one": ["cache"], "apps": ["app"]},
-        {"a": ["apps", "one"], "b": ["apps", "rack1x"][:1] + ["rack1"], "c": ["apps"]},
+        {"a": ["apps", "one"], "b": ["apps", "rack1"], "c": ["apps"]},
     )
     found = resolve(spec, contracts)
     bound = {p.node: found.bindings[p.needs[0]].providers for p in found.placements.values() if p.role == "app"}

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from support.sites import site
 
-from orchestrator.variables import Variables, mentioned, visible
+from orchestrator.templates import mentioned
+from orchestrator.variables import Variables, visible
 
 
 def test_precedence_is_ansibles():

@@ -11,7 +11,7 @@ from orchestrator.model import Json
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["has_template", "undeclared"]
+__all__ = ["has_template", "mentioned", "undeclared"]
 
 
 def has_template(text: str) -> bool:
@@ -28,6 +28,14 @@ def undeclared(value: Json) -> frozenset[str]:
     for text in _templates(value):
         names |= _undeclared(text)
     return frozenset(names)
+
+
+def mentioned(value: Json) -> frozenset[str]:
+    """Return the same for a value that somebody else checks: a broken template mentions nothing."""
+    try:
+        return undeclared(value)
+    except ValueError:
+        return frozenset()
 
 
 def _templates(value: Json) -> Iterator[str]:
