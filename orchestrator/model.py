@@ -409,14 +409,10 @@ class PlanNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRole:
-    """What a step needs to know of its role; `digest` must still be that of the role's files when it is applied.
-
-    `path` is relative to the project's root, where `roles/` is.
-    """
+    """What a step needs to know of its role; `digest` must still be that of the role's files when it is applied."""
 
     name: str
     digest: str
-    path: str = ""
     outputs: Mapping[str, Json] = field(default_factory=dict)  # name -> Jinja expression
     facts: tuple[str, ...] = ()
     rollout: Rollout | None = None

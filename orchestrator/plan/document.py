@@ -280,7 +280,6 @@ def _role(item: dict[str, Any]) -> PlanRole:
     return PlanRole(
         name=item["name"],
         digest=item.get("digest", ""),
-        path=item.get("path", ""),
         outputs=item.get("outputs", {}),
         facts=tuple(item.get("facts", ())),
         rollout=_maybe(_rollout, item.get("rollout")),

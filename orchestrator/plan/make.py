@@ -413,7 +413,6 @@ def _plan_role(topology: Topology, role: str) -> PlanRole:
     return PlanRole(
         name=role,
         digest=contract.digest,
-        path=contract.path,
         outputs={name: output.value for name, output in contract.outputs.items() if not output.secret},
         facts=contract.facts,
         rollout=topology.spec.policy.rollout.get(role, contract.rollout),
