@@ -12,7 +12,7 @@ Rules, in the order they are applied
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -120,7 +120,7 @@ class Schedule:
         self._remaining = graph.remaining(step_graph(plan), self._weight)
         self._lanes: dict[_Lane, list[tuple[float, StepId]]] = defaultdict(list)
         self._parked_node: dict[str, list[StepId]] = defaultdict(list)
-        self._parked_group: dict[str, list[StepId]] = defaultdict(list)
+        self._parked_group: dict[str, deque[StepId]] = defaultdict(deque)
         self._retries: list[tuple[float, StepId]] = []
         self._attempts: Counter[StepId] = Counter()
         self._in_flight: dict[StepId, str] = {}
@@ -167,6 +167,7 @@ class Schedule:
         settled, self._unsettled = self._unsettled, []
         while self._retries and self._retries[0][0] <= now and not self._draining:
             self._ready(heapq.heappop(self._retries)[1])
+        self._offer_groups()
         batches: list[Batch] = []
         while not self._draining and (lane := self._best_lane()):
             if runs := self._fill(lane, settled):
@@ -189,13 +190,18 @@ class Schedule:
     def record(self, verdict: Verdict, now: float) -> tuple[Outcome, ...]:
         """Take in a committed verdict; return the skips that it causes, which the caller commits too."""
         outcome = verdict.outcome
+        ran = outcome.step in self._in_flight  # else an earlier process ran it, and here it is still ready
         self._release_slot(outcome.step)
+        progress = self._rollouts.get(self._steps[outcome.step].role)
         if verdict.retry_in_s is not None:
             self._attempts[outcome.step] = outcome.attempt
-            if progress := self._rollouts.get(self._steps[outcome.step].role):
-                progress.started -= 1  # its next try takes the place again
-            heapq.heappush(self._retries, (now + verdict.retry_in_s, outcome.step))
+            if ran:
+                heapq.heappush(self._retries, (now + verdict.retry_in_s, outcome.step))
+                if progress:
+                    progress.started -= 1  # its next try takes the place again
             return ()
+        if progress and not ran:
+            progress.started += 1
         return self._finish(outcome)
 
     # --- readiness ------------------------------------------------------------------------------------------------
@@ -352,6 +358,16 @@ class Schedule:
                 return True
         return False
 
+    def _offer_groups(self) -> None:
+        """Let as many of those that wait for a place in a group try again as it has places."""
+        for group, limit in self._limits.groups.items():
+            waiting, free = self._parked_group[group], limit - self._busy_groups[group]
+            while waiting and free > 0:
+                step = waiting.popleft()
+                if step not in self.outcomes:
+                    self._ready(step)
+                    free -= 1
+
     def _occupy(self, step: Step) -> None:
         self._in_flight[step.id] = ""
         self._busy_nodes[step.node] += 1
@@ -375,9 +391,6 @@ class Schedule:
             self._ready(parked)
         if self._limits.groups:
             self._busy_groups.subtract(self._plan.nodes[step.node].groups)
-            for group in self._plan.nodes[step.node].groups:
-                if self._parked_group[group]:
-                    self._ready(self._parked_group[group].pop(0))
 
     def _batch(self, lane: _Lane, runs: list[StepRun]) -> Batch:
         role, action = lane

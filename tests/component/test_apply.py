@@ -321,7 +321,7 @@ class Told(Recorder):
 # --- check mode -------------------------------------------------------------------------------------------------------
 
 
-def test_a_check_reports_drift_and_believes_nothing_new(stand):
+def test_a_check_reports_drift_and_believes_nothing_else(stand):
     stand.apply(stand.plan(small_topology(2)))
     before = stand.store.snapshot()
     drifted = {"base@kvm-1": Status.CHANGED, "db@ctl-1": Status.FAILED}
@@ -331,7 +331,11 @@ def test_a_check_reports_drift_and_believes_nothing_new(stand):
     assert [o.step for o in result.drift] == ["base@kvm-1"]
     assert [o.step for o in result.failures] == ["db@ctl-1"]
     assert result.skipped == {}  # nothing waits for anything when nothing changes
-    assert stand.store.snapshot() == before
+    after = stand.store.snapshot()
+    changed = [step for step, state in after.placements.items() if state != before.placements[step]]
+    assert changed == ["base@kvm-1"]
+    assert after.placements[StepId("base@kvm-1")].drifted_at
+    assert [s.id for s in stand.plan(small_topology(2)).steps] == ["base@kvm-1"]
 
 
 def test_an_interrupted_check_stays_a_check_when_it_goes_on(stand):
