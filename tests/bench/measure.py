@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -48,11 +49,25 @@ def record(site: str) -> dict[str, Any]:
     return succeed(site)
 
 
-def simulate(nodes: str, roles: str, store: str) -> dict[str, Any]:
-    """An apply in virtual time."""
+def simulate(nodes: str, roles: str, steps: str, batches: str, store: str = "") -> dict[str, Any]:
+    """An apply in virtual time, with limits on steps and batches; committed if there is a path for a store."""
+    from orchestrator.model import Limits
     from tests.bench.simulation import simulate as run
 
-    return run(int(nodes), int(roles), store=store or None)
+    limits = Limits(steps=int(steps), batches=int(batches))
+    return run(int(nodes), int(roles), limits=limits, store=store or None)
+
+
+def inventory(site: str, plain: str) -> dict[str, Any]:
+    """What `ansible-inventory --list` takes for the same nodes, groups and variables as a plain YAML inventory."""
+    from tests.bench.site import write_plain_inventory
+
+    write_plain_inventory(site, Path(plain))
+    command = [str(Path(sys.executable).parent / "ansible-inventory"), "-i", plain, "--list"]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True, env=environment)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"cpu_s": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}
 
 
 def append(events: str, batch: str, folder: str) -> dict[str, Any]:
@@ -67,6 +82,7 @@ MEASURES: Mapping[str, Callable[..., dict[str, Any]]] = {
     "record": record,
     "simulate": simulate,
     "append": append,
+    "inventory": inventory,
 }
 
 

@@ -1,7 +1,7 @@
 """An apply in virtual time: the real scheduler and the real store, hosts that are only dice with a seed.
 
-`Virtual` walks from event to event as `orchestrator.apply` does (one commit per turn: outcomes, then starts), but its clock
-jumps. So a day of a thousand hosts takes seconds, and the same seed gives the same run on every machine.
+`Virtual` walks from event to event as `orchestrator.apply` does (one commit per turn: outcomes, then starts), but its
+clock jumps. So a day of a thousand hosts takes seconds, and the same seed gives the same run on every machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -271,11 +271,9 @@ def _role(name: str, *, on_node: Sequence[str] = (), on_site: Sequence[str] = ()
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
-def simulate(
-    nodes: int, roles: int, *, store: str | None, limits: Limits | None = None, seed: int = 1
-) -> dict[str, Any]:
+def simulate(nodes: int, roles: int, *, store: str | None, limits: Limits, seed: int = 1) -> dict[str, Any]:
     """Return the figures of a simulated run; with `store`, committed to a new SQLite file there."""
-    made = twenty_roles(nodes, roles, limits or Limits(steps=500, batches=FAR))
+    made = twenty_roles(nodes, roles, limits)
     opened = Store.open(store) if store else None
     before = time.process_time()
     result = Virtual(made, dice(seed), opened).run()
@@ -306,17 +304,12 @@ def succeed(site: str) -> dict[str, Any]:
     calm = dice(1, failures=0.0)
     with Store.open(opened.state_dir / "state.db") as store:
         policy = Policy(limits=limits)
-        import dataclasses
-
-        run = Virtual(dataclasses.replace(made, policy=policy), _at_once(calm), store)
-        result = run.run()
+        result = Virtual(replace(made, policy=policy), _at_once(calm), store).run()
     return {"steps": len(made.steps), "changed": result.counts[Status.CHANGED]}
 
 
 def _at_once(fate: Fate) -> Fate:
-    import dataclasses
-
-    return lambda batch, run: dataclasses.replace(fate(batch, run), seconds=1.0)
+    return lambda batch, run: replace(fate(batch, run), seconds=1.0)
 
 
 def append(events: int, batch: int, folder: Path) -> dict[str, Any]:

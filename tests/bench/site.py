@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["PER_NODE", "write_site"]
+__all__ = ["PER_NODE", "write_plain_inventory", "write_site"]
 
 PER_NODE = 10  # placements of a compute node
 
@@ -121,7 +121,8 @@ def _cluster(computes: int, *, listed: bool) -> Iterator[str]:
     if listed:
         yield from (_listed(number) for number in range(1, computes + 1))
     else:
-        yield f"  kvm-[00001:{computes:05}]: {{groups: [compute], address: 10.1.0.1, addresses: {{tunnel: 172.17.0.1}}}}"
+        yield f"  kvm-[00001:{computes:05}]:"
+        yield "    {groups: [compute], address: 10.1.0.1, addresses: {tunnel: 172.17.0.1}}"
     yield "policy:\n  limits: {steps: 500, batches: 50}"
 
 
@@ -132,3 +133,26 @@ def _listed(number: int) -> str:
     address: {address}
     addresses: {{tunnel: {tunnel}}}
     vars: {{hypervisor_servers: [disk-{number}a, disk-{number}b], firewall_limits: {{files: {1000 + number}}}}}"""
+
+
+def write_plain_inventory(site: str, path: Path) -> None:
+    """Write the nodes, groups and variables of a site as an inventory that Ansible reads without Halligan."""
+    from orchestrator.service import open_site
+
+    spec = open_site(site).spec()
+    groups = {
+        name: {
+            "vars": dict(group.vars),
+            "children": {child: {} for child in group.children},
+            "hosts": {node.name: {} for node in spec.nodes.values() if name in node.groups},
+        }
+        for name, group in spec.groups.items()
+        if name != "all"
+    }
+    hosts = {
+        node.name: {"ansible_host": node.address, "node_addresses": dict(node.addresses), **node.vars}
+        for node in spec.nodes.values()
+    }
+    path.write_text(
+        yaml.safe_dump({"all": {"vars": dict(spec.groups["all"].vars), "hosts": hosts, "children": groups}})
+    )

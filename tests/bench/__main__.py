@@ -1,0 +1,142 @@
+"""`python -m tests.bench [--quick]`: measure, print a table, and without --quick write it into docs/performance.md.
+
+Every row is a process of its own. CPU seconds count, not wall time: the machine may have other work.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.measure import ROOT, Figures, in_fresh_process
+from tests.bench.site import write_site
+
+PAGE = ROOT / "docs" / "performance.md"
+_BEGIN, _END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table; `goal` is that of the product, empty where there is none."""
+
+    what: str
+    found: str
+    goal: str
+    repeat: str
+
+    def __str__(self) -> str:
+        return f"| {self.what} | {self.found} | {self.goal} | `{self.repeat}` |"
+
+
+_GOALS = {1000: "2 s, 250 MB", 10000: "20 s, 1536 MB"}
+
+
+def measurements(sizes: tuple[int, ...], folder: Path) -> Iterator[Row]:
+    yield from plans(sizes, folder)
+    yield from simulations(sizes, folder)
+    yield from appends(folder)
+
+
+def plans(sizes: tuple[int, ...], folder: Path) -> Iterator[Row]:
+    first = 0.0
+    for size in sizes:
+        for listed in (False, True):
+            form = "listed" if listed else "range"
+            project = folder / f"{form}{size}"
+            site, out = write_site(project, size, listed=listed), project / "plan.json"
+            cold = in_fresh_process("plan", site, out)
+            yield _plan_row(f"first plan, {size:,} nodes x 10, {form}", cold, size)
+            if not listed:
+                first = first or cold.cpu_s / size
+                yield Row(
+                    what=f"growth to {size:,} nodes: CPU per node / CPU per node at {sizes[0]:,}",
+                    found=f"{cold.cpu_s / size / first:.2f}",
+                    goal="about 1",
+                    repeat="the rows above",
+                )
+                continue
+            in_fresh_process("record", site)
+            again = in_fresh_process("plan", site, out)
+            assert again.facts["steps"] == 0
+            yield _plan_row(f"second plan, {size:,} nodes, nothing changed, full history", again, size)
+            _change_a_role(project)
+            changed = in_fresh_process("plan", site, out)
+            yield _plan_row(f"second plan, {size:,} nodes, one role changed, full history", changed, size)
+            ansible = in_fresh_process("inventory", site, project / "plain.yml").facts
+            yield Row(
+                what=f"`ansible-inventory --list` of the same {size:,} nodes; first plan / that",
+                found=f"{ansible['cpu_s']:.1f} s, {ansible['peak_mb']:.0f} MB; {cold.cpu_s / ansible['cpu_s']:.2f}",
+                goal="",
+                repeat="python -m tests.bench.measure inventory SITE FILE",
+            )
+
+
+def simulations(sizes: tuple[int, ...], folder: Path) -> Iterator[Row]:
+    for nodes, roles, steps, batches in _SIMULATIONS:
+        if nodes > max(sizes):
+            continue
+        path = folder / f"simulated{nodes}-{steps}-{batches}.db"
+        found = in_fresh_process("simulate", nodes, roles, steps, batches, path).facts
+        limits = f"{steps} steps, {batches if batches < nodes else 'any'} batches"
+        yield Row(
+            what=f"simulated apply, {nodes:,} nodes x {roles} roles, {limits}: makespan / lower bound; CPU per step",
+            found=f"{found['ratio']:.3f}; {found['cpu_ms_per_step']:.2f} ms",
+            goal="1.10; 1 ms",
+            repeat=f"python -m tests.bench.measure simulate {nodes} {roles} {steps} {batches} FILE",
+        )
+
+
+_SIMULATIONS = (
+    (1000, 20, 200, 10**6),
+    (1000, 20, 100, 8),
+    (1000, 20, 100, 24),
+    (10000, 10, 1000, 10**6),
+)
+
+
+def appends(folder: Path) -> Iterator[Row]:
+    for batch in (1, 10, 100):
+        path = folder / f"append{batch}"
+        path.mkdir()
+        found = in_fresh_process("append", batch * 200, batch, path).facts
+        yield Row(
+            what=f"store: CPU per outcome, {batch} per commit",
+            found=f"{found['us_per_event']:.0f} us",
+            goal="",
+            repeat=f"python -m tests.bench.measure append {batch * 200} {batch} FOLDER",
+        )
+
+
+def _plan_row(what: str, figures: Figures, size: int) -> Row:
+    return Row(
+        what=f"{what} ({figures.facts['steps']:,} steps)",
+        found=f"{figures.cpu_s:.1f} s, {figures.peak_mb:.0f} MB",
+        goal=_GOALS.get(size, ""),
+        repeat="python -m tests.bench.measure plan SITE FILE",
+    )
+
+
+def _change_a_role(project: Path) -> None:
+    path = project / "roles" / "logs" / "tasks" / "main.yml"
+    path.write_text(path.read_text() + "# changed\n")
+
+
+def main() -> None:
+    quick = "--quick" in sys.argv[1:]
+    lines = ["| what | measured | goal | repeat |", "|---|---|---|---|"]
+    print("\n".join(lines))
+    with tempfile.TemporaryDirectory() as folder:
+        for row in measurements((200,) if quick else (1000, 3000, 10000), Path(folder)):
+            print(row, flush=True)
+            lines.append(str(row))
+    if not quick:
+        before, _, rest = PAGE.read_text().partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        PAGE.write_text(f"{before}{_BEGIN}{chr(10).join(lines)}\n{_END}{after}")
+
+
+if __name__ == "__main__":
+    main()

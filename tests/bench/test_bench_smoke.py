@@ -1,0 +1,39 @@
+"""The measurements at tiny sizes: that they still run, and the figures that do not depend on the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.model import Limits, Status
+from tests.bench.__main__ import measurements
+from tests.bench.simulation import FAR, Virtual, dice, twenty_roles
+
+
+def test_every_measurement_runs(tmp_path):
+    rows = [str(row) for row in measurements((20,), tmp_path)]
+    assert "first plan, 20 nodes x 10, range (227 steps)" in rows[0]
+    assert any("nothing changed, full history (0 steps)" in row for row in rows)
+    assert any("one role changed, full history (23 steps)" in row for row in rows)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_scheduler_keeps_the_slots_busy(seed):
+    """Virtual time, so the same on every machine: at most a tenth above what no scheduler could beat."""
+    result = Virtual(twenty_roles(200, 20, Limits(steps=40, batches=FAR)), dice(seed)).run()
+    assert result.ratio <= 1.10
+    assert result.counts == {Status.CHANGED: 4018}
+    assert result.attempts > 4018  # some failed, and were tried again
+
+
+def test_the_same_seed_gives_the_same_run():
+    made = twenty_roles(20, 20, Limits(steps=10, batches=4))
+    assert Virtual(made, dice(7)).run() == Virtual(made, dice(7)).run()
+
+
+def test_no_host_bears_more_than_its_bound():
+    """With more slots than hosts, the longest host is what is left to wait for."""
+    made = twenty_roles(10, 20, Limits(steps=FAR, batches=FAR))
+    walk = Virtual(made, dice(1))
+    result = walk.run()
+    longest = max(sum(walk.spent[s.id] for s in made.steps if s.node == node) for node in made.nodes)
+    assert result.makespan_s <= longest * 1.25
