@@ -120,7 +120,10 @@ class _Loop:
                 return
 
     async def _reports(self) -> list[Report]:
-        """Wait for a report, a due retry or a signal; return all reports that are there."""
+        """Wait for a report, a due retry or a signal; return all reports that are there.
+
+        Hosts end one by one: those that follow soon are waited for, so that one wide batch goes on with all of them.
+        """
         wake = self._schedule.wake_at()
         if wake is None and not self._schedule.in_flight:
             raise AssertionError("nothing runs and nothing can start, but steps are left")
@@ -128,6 +131,9 @@ class _Loop:
         with contextlib.suppress(TimeoutError):
             wait_s = None if wake is None else max(0.0, wake - self._clock())
             reports.append(await asyncio.wait_for(self._inbox.get(), wait_s))
+            async with asyncio.timeout(self._executor.gather_s):
+                while self._executor.gather_s and len(reports) < len(self._schedule.in_flight):
+                    reports.append(await self._inbox.get())
         while not self._inbox.empty():
             reports.append(self._inbox.get_nowait())
         return reports

@@ -31,6 +31,7 @@ class FakeExecutor:
     """Runs scripts in real time on timers. `effects`, if given, gets a line when a step starts and one when it ends."""
 
     name = "fake"
+    gather_s = 0.0
 
     def __init__(self, script: Callable[[Batch, StepRun], Script], effects: Path | None = None) -> None:
         self._script = script

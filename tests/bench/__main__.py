@@ -83,7 +83,7 @@ def simulations(sizes: tuple[int, ...], folder: Path) -> Iterator[Row]:
         limits = f"{steps} steps, {batches if batches < nodes else 'any'} batches"
         yield Row(
             what=f"simulated apply, {nodes:,} nodes x {roles} roles, {limits}: makespan / lower bound; CPU per step",
-            found=f"{found['ratio']:.3f}; {found['cpu_ms_per_step']:.2f} ms",
+            found=f"{found['ratio']:.3f}; {found['cpu_ms_per_step']:.2f} ms ({found['batches']:,} batches)",
             goal="1.10; 1 ms",
             repeat=f"python -m tests.bench.measure simulate {nodes} {roles} {steps} {batches} FILE",
         )

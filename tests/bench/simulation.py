@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import graph, plan
+from orchestrator.executors.ansible import AnsibleExecutor
 from orchestrator.model import (
     Action,
     Batch,
@@ -78,6 +79,7 @@ class Virtual:
     made: Plan
     fate: Fate
     store: Store | None = None
+    gather_s: float = 0.0  # as that of an executor
     now: float = 0.0
     batches: int = 0
     attempts: int = 0
@@ -107,8 +109,7 @@ class Virtual:
                 break
             wake = schedule.wake_at()
             if running and (wake is None or running[0][0] <= wake):
-                self.now, _, outcome = heapq.heappop(running)
-                self._end(schedule, schedule.verdict(outcome), events, prints)
+                self._take(schedule, running, events, prints)
             else:
                 assert wake is not None
                 self.now = max(self.now, wake)
@@ -138,6 +139,20 @@ class Virtual:
             events.append(
                 kinds.step_started(step, run="bench", at=self.now, batch=batch.id, attempt=run.attempt, executor="dice")
             )
+
+    def _take(
+        self,
+        schedule: Schedule,
+        running: list[tuple[float, int, Outcome]],
+        events: list[Event],
+        prints: dict[str, Fingerprint],
+    ) -> None:
+        """Let the next outcome come, and those that come soon enough after it."""
+        until = running[0][0] + self.gather_s
+        while running and running[0][0] <= until:
+            self.now, _, outcome = heapq.heappop(running)
+            self._end(schedule, schedule.verdict(outcome), events, prints)
+        self.now = until if running else self.now
 
     def _end(self, schedule: Schedule, verdict: Verdict, events: list[Event], prints: dict[str, Fingerprint]) -> None:
         outcome = verdict.outcome
@@ -276,7 +291,7 @@ def simulate(nodes: int, roles: int, *, store: str | None, limits: Limits, seed:
     made = twenty_roles(nodes, roles, limits)
     opened = Store.open(store) if store else None
     before = time.process_time()
-    result = Virtual(made, dice(seed), opened).run()
+    result = Virtual(made, dice(seed), opened, AnsibleExecutor.gather_s).run()
     cpu_s = time.process_time() - before
     if opened:
         opened.close()

@@ -440,3 +440,18 @@ def test_stopping_the_last_steps_is_a_cancelled_run_too(stand):
     result = stand.apply(stand.plan(changed), executor=Held(), store=Signalling(stand.store, []))
     assert result.left == 0
     assert result.status is RunStatus.CANCELLED
+
+
+# --- outcomes that come together --------------------------------------------------------------------------------------
+
+
+def test_where_a_batch_is_dear_hosts_that_end_one_by_one_go_on_together(stand):
+    def script(batch, run):
+        return Script(seconds=0.01 * int(run.node.name[-1]), outputs=good(batch, run).outputs)
+
+    spec = site({"g": ["a", "b"]}, {f"n{i}": ["g"] for i in range(1, 6)})
+    contracts = catalog(role("a", provides=["a"]), role("b", requires=["a/node"]))
+    executor = Recorder(FakeExecutor(script))
+    executor.gather_s = 5.0  # far longer than the hosts differ, however loaded the machine
+    stand.apply(stand.plan(resolve(spec, contracts)), executor=executor)
+    assert [(b.role.name, len(b.runs)) for b in executor.batches] == [("a", 5), ("b", 5)]

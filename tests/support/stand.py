@@ -44,6 +44,7 @@ class Recorder:
     def __init__(self, inner: Executor, on_submit: Callable[[Batch], None] = lambda _: None) -> None:
         self.inner = inner
         self.name = inner.name
+        self.gather_s = inner.gather_s
         self.batches: list[Batch] = []
         self._on_submit = on_submit
 
@@ -148,6 +149,7 @@ class Held:
     """An executor whose steps run until the test says otherwise."""
 
     name = "held"
+    gather_s = 0.0
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[Batch, Callable[[Report], None]]] = {}

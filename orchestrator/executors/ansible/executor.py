@@ -49,6 +49,7 @@ class AnsibleExecutor:
     """Applies roles by Ansible's push mode."""
 
     name = "ansible"
+    gather_s = 0.5  # starting ansible-playbook takes a second of CPU
 
     def __init__(
         self, *, home: Path, site: str, runs: Path, secret: Callable[[SecretRef], Json], roles: Sequence[Path] = ()
