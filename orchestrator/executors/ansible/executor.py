@@ -1,6 +1,7 @@
 """One ansible-playbook process per batch, started and read through ansible-runner.
 
 What a run may know is written to a private folder in memory (inventory with secrets, mode 0700) and removed at its end.
+Connections are shared by the batches of a run, never with another run: each run checks every host key itself.
 What it leaves (events, without secrets) goes to the site's state folder, so that a later controller can read it after
 a crash. The child dies with its controller (`setpriv --pdeathsig`), so no playbook ever runs unattended.
 """
@@ -60,10 +61,12 @@ class AnsibleExecutor:
         self._folder = runs
         self._secret = secret
         self._roles = tuple(roles) or (home / "roles",)
+        self._sockets = _private_path(runs)  # of ssh's shared connections
         self._runs: dict[str, _Run] = {}
         self._lock = threading.Lock()
 
     def submit(self, batch: Batch, report: Callable[[Report], None]) -> None:
+        self._sockets.mkdir(mode=0o700, exist_ok=True)
         folder = self._folder / batch.id
         run = _Run(
             batch=batch,
@@ -89,6 +92,7 @@ class AnsibleExecutor:
         private = _private_path(folder)
         end(process.pid, process.start_time)
         end_users(private)  # its forks, each in a session of its own, or a process too young to be recorded
+        end_users(self._sockets)
         shutil.rmtree(private, ignore_errors=True)
         batch = Batch(
             id=process.batch, role=PlanRole(name="", digest=""), action=Action.UPDATE, runs=tuple(runs), timeout_s=0
@@ -105,6 +109,9 @@ class AnsibleExecutor:
         for run in runs:
             if run.thread:
                 run.thread.join()
+        if self._sockets.exists():
+            end_users(self._sockets)
+            shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _stop(self, run: _Run, why: str) -> None:
         run.stop = run.stop or why
@@ -175,6 +182,7 @@ class AnsibleExecutor:
         return {
             "ANSIBLE_CONFIG": str(self._home / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path.absolute()) for path in self._roles),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
             "ANSIBLE_NOCOLOR": "true",
             "ANSIBLE_FORCE_COLOR": "false",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
