@@ -155,7 +155,7 @@ class Limits:
     """How much runs at once: steps in flight, executor calls, hosts per call, steps per node."""
 
     steps: int = 100
-    batches: int = 8
+    batches: int = 24
     batch: int = 50
     per_node: int = 1
     roles: Mapping[str, int] = field(default_factory=dict)
