@@ -8,6 +8,7 @@ variable reaches exactly the placements whose inputs mention it, and nothing has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -15,6 +16,8 @@ from orchestrator.model import Node, Spec, Value
 from orchestrator.templates import mentioned
 
 __all__ = ["Variables", "visible"]
+
+_PURE_REFERENCE = re.compile(r"^\s*\{\{\s*([A-Za-z_]\w*)\s*\}\}\s*$")
 
 
 class Variables:
@@ -37,6 +40,22 @@ class Variables:
     def of_node(self, node: Node) -> Mapping[str, Value]:
         """Return every variable of a node, the magic ones included."""
         return {**self.of_groups(node.groups), **node.vars, **node.file_vars, **self.magic(node)}
+
+    def of_name(self, name: str) -> Mapping[str, Value]:
+        """Return the variables of a node by its name; those of every node for one that the spec no longer has."""
+        node = self._spec.nodes.get(name)
+        return self.of_node(node) if node else self.of_groups(("all",))
+
+    def followed(self, node: str, name: str) -> Value | None:
+        """Return a variable's value on a node, following plain `{{ other }}` references; None if it has none."""
+        values = self.of_name(node)
+        value = values.get(name)
+        for _ in range(len(values)):
+            match = _PURE_REFERENCE.match(value) if isinstance(value, str) else None
+            if not match:
+                break
+            value = values.get(match[1])
+        return value
 
     def magic(self, node: Node) -> dict[str, Value]:
         return {

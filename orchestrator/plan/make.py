@@ -290,7 +290,7 @@ def _removals(topology: Topology, snapshot: Snapshot, barriers: dict[str, Barrie
             name = BarrierId(f"removed<{other}")
             barriers[name] = Barrier(id=name, capability="removed", needs=tuple(by_role[other]))
     variables = Variables(topology.spec)
-    return {state.id: _removal(topology, state, after[state.role], variables) for state in gone}
+    return {state.id: _removal(topology, snapshot, state, after[state.role], variables) for state in gone}
 
 
 def _consumes(topology: Topology, consumer: str, provider: str) -> bool:
@@ -298,13 +298,20 @@ def _consumes(topology: Topology, consumer: str, provider: str) -> bool:
     return bool(one and other and {r.capability for r in one.requires} & set(other.provides))
 
 
-def _removal(topology: Topology, state: PlacementState, after: tuple[str, ...], variables: Variables) -> Step:
+def _removal(
+    topology: Topology,
+    snapshot: Snapshot,
+    state: PlacementState,
+    after: tuple[str, ...],
+    variables: Variables,
+) -> Step:
     contract = topology.catalog.get(state.role)
     node = topology.spec.nodes.get(state.node)
-    inputs: Mapping[str, Value] = {}
+    inputs: dict[str, Value] = {}
     if contract:
-        values = variables.of_node(node) if node else variables.of_groups(("all",))
-        inputs = visible({*contract.options, *contract.references}, values)
+        values = variables.of_name(state.node)
+        inputs = _last_wired(topology, snapshot, state, contract, variables)
+        inputs |= visible({*contract.options, *contract.references}, values)
     if node is None:
         reason = "node no longer in the spec"
     elif contract is None:
@@ -324,6 +331,34 @@ def _removal(topology: Topology, state: PlacementState, after: tuple[str, ...], 
         last=state.digest,
         destroys=contract.destroys if contract and contract.removable else "",
     )
+
+
+def _last_wired(
+    topology: Topology, snapshot: Snapshot, state: PlacementState, contract: Contract, variables: Variables
+) -> dict[str, Value]:
+    """Return the wired inputs of a placement that is in no topology any more, from what its providers last published.
+
+    A role that goes may have to sign off elsewhere, as an OpenStack service does in Keystone's catalogue.
+    """
+    found: dict[str, Value] = {}
+    for name, wire in contract.inputs.items():
+        providers = sorted(
+            (other for other in snapshot.placements.values() if _provides(topology, other.role, wire.capability)),
+            key=lambda other: (other.node != state.node, other.id),
+        )
+        if not providers:
+            continue
+        declared = topology.catalog[providers[0].role].outputs.get(wire.output)
+        if declared and declared.secret:
+            found[name] = variables.followed(providers[0].node, declared.secret)
+        elif published := [other.outputs[wire.output] for other in providers if wire.output in other.outputs]:
+            found[name] = published if wire.collect == "list" else published[0]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _provides(topology: Topology, role: str, capability: str) -> bool:
+    contract = topology.catalog.get(role)
+    return bool(contract and capability in contract.provides)
 
 
 def _narrow(

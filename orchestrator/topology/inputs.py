@@ -5,7 +5,6 @@ Placements with the same values share one mapping, so that 100,000 placements co
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -20,8 +19,6 @@ from orchestrator.topology.placing import Pair
 from orchestrator.variables import Variables, visible
 
 __all__ = ["Inputs"]
-
-_PURE_REFERENCE = re.compile(r"^\s*\{\{\s*([A-Za-z_]\w*)\s*\}\}\s*$")
 
 
 class Inputs:
@@ -162,7 +159,7 @@ class Inputs:
             self._no_such_output(contract, wire, providers[0])
             return None
         if output.secret:
-            return self._secret(providers[0], output.secret)
+            return self._variables.followed(providers[0].partition("@")[2], output.secret)
         return OutputRef(providers=providers, output=wire.output, collect=wire.collect)
 
     def _no_such_output(self, contract: Contract, wire: Wire, provider: StepId) -> None:
@@ -176,18 +173,6 @@ class Inputs:
         )
         if problem not in self._problems:
             self._problems.append(problem)
-
-    def _secret(self, provider: StepId, option: str) -> Value | None:
-        """Return the provider's own value of a secret option, following plain `{{ other }}` references."""
-        node = self._spec.nodes[provider.partition("@")[2]]
-        values = self._variables.of_node(node)
-        value = values.get(option)
-        for _ in range(len(values)):
-            match = _PURE_REFERENCE.match(value) if isinstance(value, str) else None
-            if not match:
-                break
-            value = values.get(match[1])
-        return value
 
     def _checked(self, contract: Contract, node: Node, values: Mapping[str, Value]) -> Mapping[str, Value]:
         """Check the values against the role's options once per distinct set of inputs."""

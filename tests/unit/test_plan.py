@@ -124,6 +124,16 @@ def test_a_placement_gone_from_the_spec_is_removed_consumers_first():
     assert plan.make(topology, after_success(made, done)).steps == ()
 
 
+def test_a_removal_has_what_its_providers_last_published():
+    """A role that goes may have to sign off with those that stay."""
+    done = after_success(plan.make(small_topology(1), Snapshot()))
+    spec = site({"linux": ["base"], "controller": ["db"]}, {"ctl-1": ["linux", "controller"]})
+    made = plan.make(resolve(spec, small_catalog()), done)
+    inputs = {step.id: step.inputs for step in made.steps}
+    assert inputs["api@ctl-1"] == {"api_db": "10.0.0.1"}
+    assert inputs["agent@kvm-1"] == {"agent_url": "http://10.0.0.1"}
+
+
 def test_removal_is_destructive_only_where_the_role_erases():
     contracts = small_catalog()
     contracts = {**contracts, "db": replace(contracts["db"], removable=True, destroys="All databases.")}
