@@ -161,7 +161,7 @@ class _Loop:
                     at=now,
                     batch=batch.id,
                     attempt=item.attempt,
-                    executor=self._executor.name,
+                    executor=batch.executor,
                 )
             )
 

@@ -308,6 +308,9 @@ class Contract:
     destroys: str = ""  # what removal erases; empty: nothing
     options: Mapping[str, Option] = field(default_factory=dict)
     references: frozenset[str] = frozenset()  # variables that its defaults mention and that it does not define
+    executor: str = ""  # CARRY or PUSH: what the contract asks for; empty: whatever suits
+    controller: str = ""  # why only the controller can run it, "delegate_to in tasks/main.yml:12"; empty: it need not
+    includes: tuple[str, ...] = ()  # the roles that its tasks include by name
     where: Location | None = None
 
     def supports(self, platform: str) -> bool:
@@ -355,6 +358,14 @@ class Topology:
 
 # --- the plan -----------------------------------------------------------------------------------------------------
 
+CARRY = "carry"
+"""The executor that ships a role to its host and runs it there; also the word for it in specs and contracts."""
+
+PUSH = "ansible"
+"""The executor that runs a role from the controller, task by task: Ansible as everybody knows it."""
+
+EXECUTORS = (CARRY, PUSH)
+
 
 class Action(StrEnum):
     CREATE = "create"
@@ -370,6 +381,8 @@ class Step:
     `needs` must have succeeded first, `after` only orders; both name steps or barriers of the same plan.
     `digest` is the fingerprint that a success will record, empty while an input is known only after apply.
     `last` is the fingerprint of the last success, empty if there was none.
+    `executor` is who does it, CARRY or PUSH; `executor_reason` says why in one line, empty when that is a matter of
+    course.
     """
 
     id: StepId
@@ -384,6 +397,8 @@ class Step:
     last: str = ""
     destroys: str = ""
     expected_s: float = 0.0  # from recorded history; 0: none recorded
+    executor: str = PUSH
+    executor_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,6 +432,7 @@ class PlanRole:
     facts: tuple[str, ...] = ()
     rollout: Rollout | None = None
     removable: bool = False
+    includes: tuple[str, ...] = ()  # the roles that it includes, directly or not: whoever ships it ships them too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -483,7 +499,7 @@ class StepRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The steps that one executor call runs together: one role, one action, many hosts."""
+    """The steps that one executor call runs together: one role, one action, one executor, many hosts."""
 
     id: str
     role: PlanRole
@@ -491,6 +507,7 @@ class Batch:
     runs: tuple[StepRun, ...]
     timeout_s: float
     check: bool = False  # change nothing, report what would change
+    executor: str = PUSH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

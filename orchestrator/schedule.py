@@ -4,6 +4,7 @@ Rules, in the order they are applied
   1. A step is ready when everything it `needs` succeeded and everything it comes `after` is finished either way.
   2. A final failure skips what needs it, directly or not; each skip names the root cause. `after` only orders.
   3. Of the ready roles, the one with most startable steps goes first, as one batch; longest remaining chain on ties.
+     A batch has one executor: a role that some hosts run by another one is as two roles here.
   4. Never more in flight than the policy's limits: steps, batches, per node, per role, per group, hosts per batch.
   5. A role with a roll-out starts its next share only when the share before is finished, and stops after its limit.
   6. A step whose inputs turn out as at its last success is settled without running (late no-op).
@@ -39,7 +40,7 @@ from orchestrator.plan.summary import step_graph
 
 __all__ = ["Decision", "Schedule", "Verdict"]
 
-_Lane = tuple[str, Action]  # steps that can share a batch
+_Lane = tuple[str, Action, str]  # role, action and executor: steps of one lane can share a batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,8 +247,8 @@ class Schedule:
             self._ready(StepId(name))
 
     def _ready(self, step: StepId) -> None:
-        lane = (self._steps[step].role, self._steps[step].action)
-        heapq.heappush(self._lanes[lane], (-self._remaining[step], step))
+        found = self._steps[step]
+        heapq.heappush(self._lanes[found.role, found.action, found.executor], (-self._remaining[step], step))
 
     def _skip_dependants(self, name: str, cause: StepId) -> list[Outcome]:
         """Skip what needs `name`, through barriers too, and let those that only come after it go on."""
@@ -306,7 +307,7 @@ class Schedule:
         """Return the lane with most steps to start, if a batch may start at all."""
         if len(self._batches) >= self._limits.batches or len(self._in_flight) >= self._limits.steps:
             return None
-        best: tuple[int, float, str, str] | None = None
+        best: tuple[int, float, str, str, str] | None = None
         chosen = None
         for lane, queue in self._lanes.items():
             while queue and queue[0][1] in self.outcomes:
@@ -314,7 +315,7 @@ class Schedule:
             size = min(len(queue), self._room(lane)) if queue else 0
             if size <= 0:
                 continue
-            rank = (-size, queue[0][0], lane[0], lane[1].value)
+            rank = (-size, queue[0][0], lane[0], lane[1].value, lane[2])
             if best is None or rank < best:
                 best, chosen = rank, lane
         return chosen
@@ -393,7 +394,7 @@ class Schedule:
             self._busy_groups.subtract(self._plan.nodes[step.node].groups)
 
     def _batch(self, lane: _Lane, runs: list[StepRun]) -> Batch:
-        role, action = lane
+        role, action, executor = lane
         key = f"{self._prefix}b{next(self._numbers)}"
         for run in runs:
             self._in_flight[run.step] = key
@@ -406,6 +407,7 @@ class Schedule:
             runs=tuple(runs),
             timeout_s=timeouts.roles.get(role, timeouts.default_s),
             check=self._check or action is Action.CHECK,
+            executor=executor,
         )
 
     def _run(self, step: Step) -> StepRun | Outcome:

@@ -284,6 +284,7 @@ def _role(item: dict[str, Any]) -> PlanRole:
         facts=tuple(item.get("facts", ())),
         rollout=_maybe(_rollout, item.get("rollout")),
         removable=item.get("removable", False),
+        includes=tuple(item.get("includes", ())),
     )
 
 

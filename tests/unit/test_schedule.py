@@ -11,6 +11,9 @@ from support.sites import after_success, catalog, role, site, small_catalog, sma
 
 from orchestrator import plan
 from orchestrator.model import (
+    CARRY,
+    EXECUTORS,
+    PUSH,
     Action,
     Barrier,
     BarrierId,
@@ -54,6 +57,14 @@ def test_what_needs_nothing_starts_first_in_one_batch():
     decision = Schedule(fresh()).next(0.0)
     assert started(decision) == ["base@ctl-1", "base@kvm-1", "base@kvm-2"]
     assert len(decision.batches) == 1
+
+
+def test_a_role_with_two_executors_makes_two_batches():
+    made = fresh()
+    carried = [replace(s, executor=CARRY if s.node == "kvm-1" else PUSH) for s in made.steps]
+    decision = Schedule(replace(made, steps=tuple(carried))).next(0.0)
+    found = {batch.executor: [run.step for run in batch.runs] for batch in decision.batches}
+    assert found == {PUSH: ["base@ctl-1", "base@kvm-2"], CARRY: ["base@kvm-1"]}
 
 
 def test_a_fast_host_goes_on_while_a_slow_one_still_runs():
@@ -236,6 +247,7 @@ def plans(draw):
                 needs=tuple(draw(pick)),
                 after=tuple(draw(pick)),
                 digest="d",
+                executor=draw(st.sampled_from(EXECUTORS)),
             )
         )
         if len(steps) > 2 and draw(st.booleans()):
@@ -300,6 +312,7 @@ def test_random_runs_keep_every_promise(made, data):  # noqa: C901 - one run, wa
             note(outcome)
         for batch in decision.batches:
             assert 1 <= len(batch.runs) <= limits.batch
+            assert {steps[run.step].executor for run in batch.runs} == {batch.executor}
             for run in batch.runs:
                 step = steps[run.step]
                 assert run.step not in flying
