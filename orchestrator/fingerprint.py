@@ -17,7 +17,7 @@ def sha256(text: str) -> str:
 
 def canonical(value: Value) -> str:
     """Return JSON text that is equal exactly when the values are equal; references become tagged objects."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_reference)
+    return _ENCODER.encode(value)
 
 
 def _reference(value: object) -> object:
@@ -27,6 +27,9 @@ def _reference(value: object) -> object:
         case OutputRef():
             return {"$output": [*value.providers, value.output, value.collect]}
     raise TypeError(f"{type(value).__name__} has no place in a value")
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_reference)
 
 
 def fingerprint(role_digest: str, platform: str, inputs: Mapping[str, Value]) -> Fingerprint:

@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import apply as loop
 from orchestrator import catalog, files, graph, plan, spec, topology
 from orchestrator.apply import RunResult, Watcher
+from orchestrator.collector import paused
 from orchestrator.errors import HalliganError, Problem, ProblemsError, StalePlanError, closest
 from orchestrator.executors import Executor
 from orchestrator.inventory import site_inventory
-from orchestrator.lab import Lab, LabNode
-from orchestrator.lab import connection as lab_connection
 from orchestrator.model import (
     Catalog,
     Connection,
@@ -45,6 +44,9 @@ from orchestrator.plan import Selection
 from orchestrator.schedule import Schedule
 from orchestrator.store import Holder, InFlight, Run, RunStatus, StepLog, Store, kinds
 from orchestrator.vault import Vault
+
+if TYPE_CHECKING:
+    from orchestrator.lab import Lab
 
 __all__ = ["Explanation", "Need", "RunResult", "Selection", "Settled", "Site", "Status", "load_plan", "open_site"]
 
@@ -145,6 +147,7 @@ class Site:
         self.warnings = resolved.problems
         return resolved
 
+    @paused()
     def plan(self, selection: Selection = _EVERYTHING, *, check: bool = False) -> Plan:
         """Return what has to happen, or with `check` what can be checked; touches no machine."""
         site = self.load()
@@ -440,6 +443,8 @@ class Site:
         lab = self._lab(found)
         if lab is None:
             return found
+        from orchestrator.lab import connection as lab_connection
+
         link = lab_connection(lab)
         connection = Connection(
             transport="ssh",
@@ -452,11 +457,13 @@ class Site:
         return replace(found, nodes=nodes)
 
     def _lab(self, found: Spec) -> Lab | None:
-        import ipaddress
-
         nodes = [node for node in found.nodes.values() if node.lab == "container"]
         if not nodes:
             return None
+        import ipaddress  # with the lab: most sites have none, and every command would pay for it
+
+        from orchestrator.lab import Lab, LabNode
+
         for network in found.networks.values():
             cidr = ipaddress.ip_network(network.cidr)
             if all(ipaddress.ip_address(node.address) in cidr for node in nodes):
