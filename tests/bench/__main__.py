@@ -62,6 +62,12 @@ def plans(sizes: tuple[int, ...], folder: Path) -> Iterator[Row]:
             again = _best("plan", size, site, out)
             assert again.facts["steps"] == 0
             yield _plan_row(f"second plan, {size:,} nodes, nothing changed, full history", again, size)
+            yield Row(
+                what=f"no-op apply, {size:,} hosts: `halligan apply SITE --yes`",
+                found=_used(_best("noop", size, site)),
+                goal="2 s" if size == 1000 else "",
+                repeat="python -m tests.bench.measure noop SITE",
+            )
             _change_a_role(project)
             changed = _best("plan", size, site, out)
             yield _plan_row(f"second plan, {size:,} nodes, one role changed, full history", changed, size)
@@ -119,10 +125,14 @@ def _best(name: str, size: int, *arguments: object) -> Figures:
 def _plan_row(what: str, figures: Figures, size: int) -> Row:
     return Row(
         what=f"{what} ({figures.facts['steps']:,} steps)",
-        found=f"{figures.cpu_s:.1f} s, {figures.peak_mb:.0f} MB",
+        found=_used(figures),
         goal=_GOALS.get(size, ""),
         repeat="python -m tests.bench.measure plan SITE FILE",
     )
+
+
+def _used(figures: Figures) -> str:
+    return f"{figures.cpu_s:.1f} s, {figures.peak_mb:.0f} MB"
 
 
 def _change_a_role(project: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,16 @@ class Figures:
 
 def in_fresh_process(name: str, *arguments: object) -> Figures:
     command = [sys.executable, "-m", "tests.bench.measure", name, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env=_environment())
     return Figures(**json.loads(done.stdout.splitlines()[-1]))
+
+
+@cache
+def _environment() -> Mapping[str, str]:
+    """Modules are compiled once, as for every user, even where Python is told to leave no compiled files behind."""
+    compiled = tempfile.mkdtemp(prefix="halligan-bench-")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": compiled}
 
 
 def plan(site: str, out: str) -> dict[str, Any]:
@@ -40,6 +52,14 @@ def plan(site: str, out: str) -> dict[str, Any]:
     made = open_site(site).plan()
     Path(out).write_bytes(plans.dump(made))
     return {"steps": len(made.steps), "unchanged": made.unchanged, "bytes": Path(out).stat().st_size}
+
+
+def noop(site: str) -> dict[str, Any]:
+    """`halligan apply SITE --yes`, as a user runs it, where there is nothing to do."""
+    from orchestrator.cli.app import app
+
+    app(["apply", site, "--yes"], standalone_mode=False)
+    return {}
 
 
 def record(site: str) -> dict[str, Any]:
@@ -79,6 +99,7 @@ def append(events: str, batch: str, folder: str) -> dict[str, Any]:
 
 MEASURES: Mapping[str, Callable[..., dict[str, Any]]] = {
     "plan": plan,
+    "noop": noop,
     "record": record,
     "simulate": simulate,
     "append": append,
