@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, exc
+from sqlalchemy import URL, Connection, Dialect, Engine, Table, create_engine, event, exc
 from sqlalchemy.engine import make_url
 
 from orchestrator.errors import StoreError
@@ -56,6 +56,7 @@ class Database:
     def __init__(self, engine: Engine, *, path: Path | None) -> None:
         self.engine = engine
         self.path = path
+        self._error: type[Exception] = engine.dialect.loaded_dbapi.Error
 
     @classmethod
     def at_path(cls, path: Path, *, opened_as: Path | None = None) -> Database:
@@ -85,6 +86,15 @@ class Database:
     @property
     def is_sqlite(self) -> bool:
         return self.path is not None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect for statements whose values go to the driver by their names."""
+        if not self.is_sqlite:
+            return self.engine.dialect
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.dialect(paramstyle="named")
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -139,7 +149,7 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise self._explained(verb, error.orig or error) from error
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, self._error) as error:  # statements may go to the driver without SQLAlchemy
             raise self._explained(verb, error) from error
 
     def _explained(self, verb: str, error: BaseException) -> StoreError:

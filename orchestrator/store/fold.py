@@ -9,7 +9,7 @@
     run.started, run.finished                  the run's record
     everything else                            nothing
 
-The revision is the number of the last event after which a plan made before it could be wrong (see `_may_change`).
+The revision is the number of the last event after which a plan made before it could be wrong (see `may_change`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ __all__ = [
     "Progress",
     "State",
     "fold",
+    "may_change",
     "names_node",
     "node_of",
     "progress",
@@ -72,7 +73,7 @@ def fold(state: State, events: Iterable[Event]) -> State:
         rule = _RULES.get(event.kind)
         if rule is not None:
             rule(draft, event)
-        if _may_change(event):
+        if may_change(event):
             draft.revision = event.seq
     return draft.state()
 
@@ -119,7 +120,8 @@ def names_node(event: Event) -> bool:
     )
 
 
-def _may_change(event: Event) -> bool:
+def may_change(event: Event) -> bool:
+    """Whether a plan that was made before the event could be wrong after it."""
     # A start counts: after it, a crash leaves a host about which the plans made before know nothing.
     started = event.kind == kinds.STEP_STARTED and event.data["action"] != Action.CHECK
     return started or _acts(event) or event.kind == kinds.NODE_FORGOTTEN

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-from sqlalchemy import Column, Connection, Select, Table, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, update
 
 from orchestrator.model import Event, Fingerprint, Json, NodeState
 from orchestrator.store import kinds, rows, schema
 from orchestrator.store.codec import node_to_json, pack
 from orchestrator.store.database import Database
-from orchestrator.store.fold import State, fold, names_node, role_of, touches_placement
+from orchestrator.store.fold import State, fold, may_change, names_node, role_of, touches_placement
+from orchestrator.store.prepared import Finder, Prepared
 from orchestrator.store.values import StepLog
 
 __all__ = ["Writer"]
@@ -23,22 +24,15 @@ _FOLDED: Sequence[tuple[Table, Callable[[Any], rows.Columns]]] = (  # each table
     (schema.durations, rows.duration),
     (schema.runs, rows.run),
 )
-_Keys: TypeAlias = Iterable[str]
-
-
-def _finder(column: Column[Any]) -> Select[Any]:
-    return select(column.table).where(column.in_(bindparam("keys", expanding=True)))
-
-
-_PLACEMENTS_BY_ID = _finder(schema.placements.c.id)
-_PLACEMENTS_BY_NODE = _finder(schema.placements.c.node)
-_NODES = _finder(schema.nodes.c.name)
-_DURATIONS = _finder(schema.durations.c.role)
-_RUNS = _finder(schema.runs.c.id)
-_NEW_EVENTS = insert(schema.events)
-_NEW_LOGS = insert(schema.logs)
-_HEAD = select(schema.head.c.seq, schema.head.c.revision).with_for_update()
-_MOVE_HEAD = update(schema.head).values(seq=bindparam("new_seq"), revision=bindparam("new_revision"))
+_LOG = tuple(column.name for column in schema.logs.columns if column.name != "id")
+_MOVE_HEAD = (  # also locks the row, which makes writers take turns on PostgreSQL
+    update(schema.head)
+    .values(
+        seq=schema.head.c.seq + bindparam("count"),
+        revision=func.coalesce(schema.head.c.seq + bindparam("last"), schema.head.c.revision),
+    )
+    .returning(schema.head.c.seq, schema.head.c.revision)
+)
 
 
 class Writer:
@@ -46,67 +40,69 @@ class Writer:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._upserts = [(table, row, database.upsert(table)) for table, row in _FOLDED]
-        self._new_fingerprint = database.insert_new(schema.fingerprints)
-        self._new_plan = database.insert_new(schema.plans)
+        self._move_head = Prepared(database, _MOVE_HEAD)
+        self._placements_by_id = Finder(database, schema.placements.c.id)
+        self._placements_by_node = Finder(database, schema.placements.c.node)
+        self._nodes = Finder(database, schema.nodes.c.name)
+        self._durations = Finder(database, schema.durations.c.role)
+        self._runs = Finder(database, schema.runs.c.id)
+        self._new_events = Prepared(database, insert(schema.events))
+        self._new_logs = Prepared(database, insert(schema.logs).inline(), _LOG)
+        self._new_fingerprint = Prepared(database, database.insert_new(schema.fingerprints))
+        self._new_plan = Prepared(database, database.insert_new(schema.plans))
+        self._upserts = [(table, row, Prepared(database, database.upsert(table))) for table, row in _FOLDED]
 
     def append(self, events: Sequence[Event], logs: Sequence[StepLog], fingerprints: Mapping[str, Fingerprint]) -> int:
         log_rows = [rows.log(log) for log in logs]  # compressed before the lock is taken
+        print_rows = [rows.fingerprint(digest, print_) for digest, print_ in fingerprints.items()]
+        head = {"count": len(events), "last": _last_change(events)}
         with self._database.write() as connection:
-            seq, revision = connection.execute(_HEAD).one()
-            before = _load(connection, events, revision)
-            numbered = _numbered(events, seq, before.nodes)
+            [(seq, revision)] = self._move_head.rows(connection, head)
+            before = self._load(connection, events)
+            numbered = _numbered(events, seq - len(events), before.nodes)
             after = fold(before, numbered)
-            _insert(connection, self._new_fingerprint, [rows.fingerprint(d, f) for d, f in fingerprints.items()])
-            _insert(connection, _NEW_EVENTS, [rows.event(event) for event in numbered])
-            _insert(connection, _NEW_LOGS, log_rows)
+            self._new_fingerprint.many(connection, print_rows)
+            self._new_events.many(connection, [rows.event(event) for event in numbered])
+            self._new_logs.many(connection, log_rows)
             self._save(connection, before, after)
-            connection.execute(_MOVE_HEAD, {"new_seq": seq + len(numbered), "new_revision": after.revision})
-        return after.revision
+        return int(revision)
 
     def save_plan(self, plan_id: str, document: bytes) -> None:
         row = {"id": plan_id, "document": pack(document)}
         with self._database.write() as connection:
-            connection.execute(self._new_plan, row)
+            self._new_plan.many(connection, [row])
+
+    def _load(self, connection: Connection, events: Sequence[Event]) -> State:
+        """Read the part of the state that the events can touch."""
+        outcomes = [event for event in events if touches_placement(event)]
+        steps = {event.step for event in outcomes}
+        gone = {event.node for event in events if event.kind == kinds.NODE_FORGOTTEN}
+        named = {event.node for event in outcomes if "node" in event.data} | gone
+        runs = {event.run for event in events if event.kind in (kinds.RUN_STARTED, kinds.RUN_FINISHED)}
+        placements = [*self._placements_by_id.find(connection, steps), *self._placements_by_node.find(connection, gone)]
+        durations = self._durations.find(connection, {role_of(step) for step in steps})
+        return State(
+            placements={row[0]: rows.placement_from(row) for row in placements},
+            nodes={row[0]: rows.node_from(row) for row in self._nodes.find(connection, named)},
+            durations={row[0]: rows.duration_from(row) for row in durations},
+            runs={row[0]: rows.run_from(row) for row in self._runs.find(connection, runs)},
+        )
 
     def _save(self, connection: Connection, before: State, after: State) -> None:
         for table, row, upsert in self._upserts:
             old, new = getattr(before, table.name), getattr(after, table.name)
-            _insert(connection, upsert, [row(value) for key, value in new.items() if value is not old.get(key)])
+            upsert.many(connection, [row(value) for key, value in new.items() if value is not old.get(key)])
             key = next(iter(table.primary_key))
             for gone in _chunks(old.keys() - new.keys()):
                 connection.execute(delete(table).where(key.in_(gone)))
 
 
-def _insert(connection: Connection, statement: Any, values: list[rows.Columns]) -> None:
-    if values:
-        connection.execute(statement, values)
+def _last_change(events: Sequence[Event]) -> int | None:
+    """Return which of the events, counted from 1, moves the revision last; None if none does."""
+    return max((number for number, event in enumerate(events, 1) if may_change(event)), default=None)
 
 
-def _load(connection: Connection, events: Sequence[Event], revision: int) -> State:
-    """Read the part of the state that the events can touch."""
-    outcomes = [event for event in events if touches_placement(event)]
-    steps = {event.step for event in outcomes}
-    gone = {event.node for event in events if event.kind == kinds.NODE_FORGOTTEN}
-    named = {event.node for event in outcomes if "node" in event.data} | gone
-    runs = {event.run for event in events if event.kind in (kinds.RUN_STARTED, kinds.RUN_FINISHED)}
-    placements = [*_find(connection, _PLACEMENTS_BY_ID, steps), *_find(connection, _PLACEMENTS_BY_NODE, gone)]
-    durations = _find(connection, _DURATIONS, {role_of(step) for step in steps})
-    return State(
-        revision=revision,
-        placements={row[0]: rows.placement_from(row) for row in placements},
-        nodes={row[0]: rows.node_from(row) for row in _find(connection, _NODES, named)},
-        durations={row[0]: rows.duration_from(row) for row in durations},
-        runs={row[0]: rows.run_from(row) for row in _find(connection, _RUNS, runs)},
-    )
-
-
-def _find(connection: Connection, query: Select[Any], keys: _Keys) -> Iterator[Any]:
-    for chunk in _chunks(keys):
-        yield from connection.execute(query, {"keys": chunk})
-
-
-def _chunks(keys: _Keys) -> Iterator[list[str]]:
+def _chunks(keys: Iterable[str]) -> Iterator[list[str]]:
     all_keys = sorted(keys)
     for start in range(0, len(all_keys), _CHUNK):
         yield all_keys[start : start + _CHUNK]
