@@ -38,7 +38,7 @@ class _Running(NamedTuple):
 
 
 class FakeExecutor:
-    """Runs scripts in real time, on one thread. `effects`, if given, gets a line as a step starts and one as it ends."""
+    """Runs scripts in real time on one thread. `effects`, if given, gets a line as a step starts and one as it ends."""
 
     name = "fake"
     gather_s = 0.0
