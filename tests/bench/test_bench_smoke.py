@@ -6,7 +6,9 @@ import pytest
 
 from orchestrator.model import Limits, Status
 from tests.bench.__main__ import measurements
+from tests.bench.compare import measure
 from tests.bench.simulation import FAR, Virtual, dice, twenty_roles
+from tests.bench.tables import tables
 
 
 def test_every_measurement_runs(tmp_path):
@@ -37,3 +39,14 @@ def test_no_host_bears_more_than_its_bound():
     result = walk.run()
     longest = max(sum(walk.spent[s.id] for s in made.steps if s.node == node) for node in made.nodes)
     assert result.makespan_s <= longest * 1.25
+
+
+@pytest.mark.parametrize("who", ["linear", "push"])
+def test_the_comparison_counts_what_a_tool_does_on_hosts(who, tmp_path):
+    found = dict(measure(who, 2, 6, tmp_path / "bench", ("first",)))["first"]
+    assert found.changed == 2 * 5
+    assert found.usage.connections == 2
+    assert found.usage.sessions >= 2 * 6  # one at least for each task
+    assert min(found.usage.controller_s, found.usage.hosts_s, found.usage.peak_mb) > 0
+    *_, row = tables({(2, 6, "first", who): [found]})
+    assert row.endswith(f" | 5 | `python -m tests.bench.compare {who} 2 6` |")
