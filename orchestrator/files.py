@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
@@ -23,6 +23,8 @@ _ASIDE_FOLDERS = {"molecule", "tests", "docs", "examples", "changelogs"}
 _ASIDE_FILES = re.compile(
     r"(README|CHANGELOG|CHANGES|LICENSE|COPYING|AUTHORS|CONTRIBUTING)\b.*|.*\.md|\..*", re.IGNORECASE
 )
+_TEXTS = re.compile(r"(tasks|handlers|defaults|vars)/.*\.(yml|yaml|json)$|templates/")
+_ENCRYPTED = b"$ANSIBLE_VAULT;"
 _LEFTOVERS = re.compile(r".*~|#.*#|\.#.*|\..*\.sw[a-p]|.*\.(orig|rej|bak|pyc|pyo)|__pycache__|\.DS_Store|\.git|4913")
 
 
@@ -198,12 +200,15 @@ def _role(role: Path) -> RoleSource:
         )
         if (path := _first(role, stem))
     }
+    contents = _contents(role)
     return RoleSource(
         name=role.name,
         path=str(role.resolve()),
         shown=str(role),
         has_remove=_first(role, "tasks/remove") is not None,
-        digest=_digest(role),
+        digest=_digest(contents),
+        texts={name: content for name, (_, content) in contents.items() if _TEXTS.match(name)},
+        encrypted=next((name for name, (_, content) in contents.items() if content.startswith(_ENCRYPTED)), ""),
         **files,
     )
 
@@ -212,15 +217,22 @@ def _first(role: Path, stem: str) -> Path | None:
     return next((path for end in _EXTENSIONS[1:3] if (path := role / f"{stem}{end}").is_file()), None)
 
 
-def _digest(role: Path) -> str:
-    """Return a digest of the paths and contents of all files that decide what a role does."""
-    digest = hashlib.sha256()
+def _contents(role: Path) -> dict[str, tuple[bytes, bytes]]:
+    """Return kind and content of all files that decide what a role does, by their path in it."""
+    found = {}
     for path in sorted(_deciding(role), key=lambda path: path.relative_to(role).as_posix()):
         if path.is_symlink() and not path.is_file():
             kind, content = b"link", str(path.readlink()).encode()
         else:
             kind, content = (b"x" if path.stat().st_mode & 0o100 else b"-"), _read(path)
-        name = path.relative_to(role).as_posix().encode()
+        found[path.relative_to(role).as_posix()] = kind, content
+    return found
+
+
+def _digest(contents: Mapping[str, tuple[bytes, bytes]]) -> str:
+    digest = hashlib.sha256()
+    for path, (kind, content) in contents.items():
+        name = path.encode()
         digest.update(b"%d %s %s %d\n" % (len(name), name, kind, len(content)))
         digest.update(content)
     return digest.hexdigest()

@@ -18,6 +18,14 @@ Value: TypeAlias = Any  # Json in which SecretRef and OutputRef may stand for va
 MAGIC = ("node_name", "node_address", "node_addresses", "site_name")
 """Variables that Halligan gives to every host."""
 
+CARRY = "carry"
+"""The executor that ships a role to its host and runs it there; also the word for it in specs and contracts."""
+
+PUSH = "ansible"
+"""The executor that runs a role from the controller, task by task: Ansible as everybody knows it."""
+
+EXECUTORS = (CARRY, PUSH)
+
 StepId = NewType("StepId", str)  # "keystone@ctl-1"; also the id of the placement it acts on
 BarrierId = NewType("BarrierId", str)  # "identity.keystone<keystone@ctl-1"
 
@@ -188,12 +196,26 @@ class BlastRadius:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Executors:
+    """Which executor a site asks for, CARRY or PUSH: a role's wins over a group's, and that over the default.
+
+    `places` says where each stands, by "roles.NAME" and "groups.NAME": for messages, no part of what is asked for.
+    """
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    default: str = ""  # empty: whatever suits
+    places: Mapping[str, Location] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     limits: Limits = Limits()
     retry: Retry = Retry()
     timeouts: Timeouts = Timeouts()
     blast_radius: BlastRadius = BlastRadius()
     rollout: Mapping[str, Rollout] = field(default_factory=dict)  # role -> rollout, wins over the contract's
+    executors: Executors = Executors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +332,7 @@ class Contract:
     references: frozenset[str] = frozenset()  # variables that its defaults mention and that it does not define
     executor: str = ""  # CARRY or PUSH: what the contract asks for; empty: whatever suits
     controller: str = ""  # why only the controller can run it, "delegate_to in tasks/main.yml:12"; empty: it need not
-    includes: tuple[str, ...] = ()  # the roles that its tasks include by name
+    includes: tuple[str, ...] = ()  # the roles that its tasks include by name, directly or not
     where: Location | None = None
 
     def supports(self, platform: str) -> bool:
@@ -357,14 +379,6 @@ class Topology:
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
-
-CARRY = "carry"
-"""The executor that ships a role to its host and runs it there; also the word for it in specs and contracts."""
-
-PUSH = "ansible"
-"""The executor that runs a role from the controller, task by task: Ansible as everybody knows it."""
-
-EXECUTORS = (CARRY, PUSH)
 
 
 class Action(StrEnum):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from orchestrator import templates, yaml
+from orchestrator.catalog.controller import needs
 from orchestrator.catalog.schema import ContractModel, EntryPointModel, OptionModel, SpecsModel, WireModel
 from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
 from orchestrator.catalog.values import check_value
@@ -31,6 +32,11 @@ def read(files: RoleFiles) -> Catalog:
         problems.extend(reader.problems())
     if problems:
         raise ProblemsError(problems)
+    asked = {name: contract.executor for name, contract in found.items()}
+    sources = {role.name: role for role in files.roles}
+    for name, contract in found.items():
+        controller, includes = needs(name, sources, asked)
+        found[name] = replace(contract, controller=controller, includes=includes)
     return found
 
 
@@ -384,5 +390,6 @@ def _contract(
         destroys=model.remove.destroys if model.remove else "",
         options=options,
         references=references,
+        executor=model.executor or "",
         where=Location(file=role.contract.shown, line=1, column=1),
     )

@@ -108,6 +108,9 @@ class ContractModel(Model):
     facts: list[Name] = Field(default_factory=list, description="Ansible gather_subset list; empty: no facts.")
     rollout: RolloutModel | None = Field(default=None, description="In which portions the role reaches its hosts.")
     remove: RemoveModel | None = Field(default=None, description="The role has tasks/remove.yml.")
+    executor: Literal["carry", "ansible"] | None = Field(
+        default=None, description="Who has to apply the role; by default its files tell."
+    )
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["RoleFile", "RoleFiles", "RoleSource"]
 
@@ -29,6 +30,8 @@ class RoleSource:
     defaults: RoleFile | None = None  # defaults/main.yml
     vars: RoleFile | None = None  # vars/main.yml
     has_remove: bool = False  # tasks/remove.yml
+    texts: Mapping[str, bytes] = field(default_factory=dict)  # path in the role -> tasks, handlers, vars and templates
+    encrypted: str = ""  # path in the role of a file that is Vault-encrypted, if there is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

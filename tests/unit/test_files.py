@@ -245,3 +245,13 @@ def test_a_dangling_link_counts_by_its_target(tmp_path):
 def test_a_missing_roles_folder_is_named(tmp_path):
     with pytest.raises(HalliganError, match="there is no roles folder"):
         files.read_roles([tmp_path / "nope"])
+
+
+def test_a_role_comes_with_the_texts_that_say_what_it_does(tmp_path):
+    decides = ["tasks/a/b.yml", "handlers/main.yaml", "vars/x.yml", "templates/page", "templates/deep/x.conf.j2"]
+    write(tmp_path, *(f"web/{name}" for name in [*decides, "files/x.yml", "molecule/default/x.yml", "tasks/note.md"]))
+    (tmp_path / "web/files/key").write_text("$ANSIBLE_VAULT;1.1;AES256\n00\n")
+    (found,) = files.read_roles([tmp_path]).roles
+    assert sorted(found.texts) == sorted(decides)
+    assert found.texts["vars/x.yml"] == b"# web/vars/x.yml\nx: 1\n"
+    assert found.encrypted == "files/key"
