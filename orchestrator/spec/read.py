@@ -121,7 +121,7 @@ class _Reader:
             },
             groups=group_values,
             nodes=node_values,
-            policy=policy(model.policy),
+            policy=policy(model.policy, self._document),
         )
 
     def digest(self, spec: Spec) -> str:
@@ -227,6 +227,8 @@ class _Reader:
             self._use_bindings(uses["node"], entry.model.bindings, (*path, "bindings"))
         for name in model.policy.limits.groups:
             uses["group"].use(name, ("policy", "limits", "groups", name))
+        for name in model.policy.executors.groups:
+            uses["group"].use(name, ("policy", "executors", "groups", name))
         for references in uses.values():
             references.report(self._findings)
 

@@ -220,6 +220,28 @@ class BlastRadiusModel(Model):
     )
 
 
+ExecutorField = Literal["carry", "ansible"]
+
+
+class ExecutorsModel(Model):
+    """Who applies roles: carry takes a role to its host and runs it there, ansible runs it from the controller."""
+
+    default: ExecutorField | None = Field(
+        default=None,
+        description="For what is not named below, wherever the host allows it. Default: chosen for each placement.",
+    )
+    roles: dict[str, ExecutorField] = Field(
+        default_factory=dict,
+        description="For single roles; wins over groups.",
+        examples=[{"smoke": "ansible"}],
+    )
+    groups: dict[str, ExecutorField] = Field(
+        default_factory=dict,
+        description="For the nodes of single groups; of a node's groups the nearest one decides.",
+        examples=[{"edge": "carry"}],
+    )
+
+
 class PolicyModel(Model):
     """How plans of this site are carried out."""
 
@@ -234,6 +256,10 @@ class PolicyModel(Model):
         default_factory=dict,
         description="In which portions a role reaches its hosts, by role; wins over the role's contract.",
         examples=[{"base": {"first": 1, "then": "25%", "stop_after": 2}}],
+    )
+    executors: ExecutorsModel = Field(
+        default_factory=ExecutorsModel,
+        description="Who applies roles; wins over what contracts ask for and over Halligan's own choice.",
     )
 
 

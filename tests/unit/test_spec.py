@@ -194,6 +194,22 @@ def test_policy_is_read_with_units():
     assert policy.rollout["base"] == Rollout(first=Share(count=1), then=Share(percent=25), stop_after=2)
 
 
+def test_executors_are_read_with_their_places():
+    cluster = "spec: 1\ngroups: {edge: }\npolicy:\n  executors:\n    default: ansible\n    groups: {edge: carry}\n"
+    executors = read(cluster + "    roles:\n      smoke: ansible\n").policy.executors
+    assert (executors.default, executors.groups, executors.roles) == (
+        "ansible",
+        {"edge": "carry"},
+        {"smoke": "ansible"},
+    )
+    places = {name: (place.line, place.column) for name, place in executors.places.items()}
+    assert places == {"groups.edge": (6, 14), "roles.smoke": (8, 7)}
+    problem = problem_of(cluster.replace("{edge: carry}", "{egde: carry}"))
+    assert (problem.code, at(problem)) == ("spec.unknown-group", (6, 14))
+    assert 'Did you mean "edge"?' in problem.summary
+    assert problem_of(cluster.replace("carry", "curry")).code == "spec.bad-value"
+
+
 def test_every_node_knows_where_it_is_declared():
     nodes = read(SITE).nodes
     assert nodes["kvm-010"].where == Location(file="cluster.yml", line=17, column=3)
@@ -962,6 +978,7 @@ SECTIONS = {
     "Timeouts": schema.TimeoutsModel,
     "Blast radius": schema.BlastRadiusModel,
     "Rollout": RolloutModel,
+    "Executors": schema.ExecutorsModel,
 }
 
 
