@@ -14,11 +14,13 @@ from typing import Any
 from orchestrator.collector import paused
 from orchestrator.errors import StalePlanError
 from orchestrator.model import (
+    PUSH,
     Action,
     Barrier,
     BarrierId,
     BlastRadius,
     Connection,
+    Executors,
     Fingerprint,
     Json,
     Limits,
@@ -150,6 +152,8 @@ def _step_to_json(step: Step, inputs: int) -> dict[str, Json]:
             "last": step.last,
             "destroys": step.destroys,
             "expected_s": step.expected_s,
+            "executor": step.executor,
+            "executor_reason": step.executor_reason,
         },
         keep=("inputs",),
     )
@@ -207,7 +211,7 @@ def value_from_json(data: Json) -> Value:
 
 
 def _plain(value: Any) -> Any:
-    """Return a dataclass as JSON data, shares as people write them."""
+    """Return a dataclass as JSON data, shares as people write them; without what does not make it another value."""
     match value:
         case Share():
             return str(value)
@@ -216,7 +220,7 @@ def _plain(value: Any) -> Any:
         case list() | tuple():
             return [_plain(item) for item in value]
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.compare}
     return value
 
 
@@ -273,6 +277,8 @@ def _step(item: dict[str, Any], inputs: list[Mapping[str, Value]]) -> Step:
         last=item.get("last", ""),
         destroys=item.get("destroys", ""),
         expected_s=item.get("expected_s", 0.0),
+        executor=item.get("executor", PUSH),
+        executor_reason=item.get("executor_reason", ""),
     )
 
 
@@ -295,6 +301,7 @@ def _policy(item: dict[str, Any]) -> Policy:
         timeouts=Timeouts(**item["timeouts"]),
         blast_radius=BlastRadius(**{name: _maybe(_share, text) for name, text in item["blast_radius"].items()}),
         rollout={role: _rollout(rollout) for role, rollout in item["rollout"].items()},
+        executors=Executors(**item.get("executors", {})),
     )
 
 

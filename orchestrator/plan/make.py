@@ -14,9 +14,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from orchestrator import graph
+from orchestrator.carrying import Choice, Chooser
 from orchestrator.collector import paused
 from orchestrator.fingerprint import digest_of, fingerprint, is_known
 from orchestrator.model import (
+    PUSH,
     Action,
     Barrier,
     BarrierId,
@@ -77,6 +79,7 @@ def make_check(topology: Topology, snapshot: Snapshot, selection: Selection = _E
         resolved = comparison.resolved(placement.inputs)
         if resolved.unknown:
             continue  # what it consumes has to be applied first; the plan says so
+        executor, why = comparison.choose(placement, resolved.values)
         reason = "applied before, may have drifted" if placement.id not in pending else "has changes to apply as well"
         steps[placement.id] = Step(
             id=placement.id,
@@ -87,6 +90,8 @@ def make_check(topology: Topology, snapshot: Snapshot, selection: Selection = _E
             inputs=resolved.values,
             last=state.digest,
             expected_s=snapshot.durations.get(placement.role, 0.0),
+            executor=executor,
+            executor_reason=why,
         )
     unchecked = len(topology.placements) - len(steps)
     return _assemble(topology, snapshot, steps, {}, selection, unchecked, {})
@@ -107,6 +112,7 @@ class _Comparison:
         self._changing: dict[StepId, frozenset[str] | None] = {}  # inputs that may differ from last time; None: all
         self._resolved: dict[int, _Resolved] = {}
         self._digests: dict[tuple[str, str, int], tuple[str, Fingerprint]] = {}
+        self._chooser = Chooser(topology.spec.policy.executors)
         self._known_nodes = {state.node for state in snapshot.placements.values()}
         self.fingerprints: dict[str, Fingerprint] = {}
 
@@ -139,6 +145,10 @@ class _Comparison:
             self._resolved[id(inputs)] = _Resolved(inputs if same else values, unknown)
         return self._resolved[id(inputs)]
 
+    def choose(self, placement: Placement, values: Mapping[str, Value]) -> Choice:
+        contract = self._topology.catalog[placement.role]
+        return self._chooser.choose(contract, self._topology.spec.nodes[placement.node], values)
+
     def _output(self, provider: StepId, output: str) -> tuple[bool, Json]:
         state = self._snapshot.placements.get(provider)
         if state is None or output not in state.outputs:
@@ -168,6 +178,7 @@ class _Comparison:
                 return None
             self.fingerprints[digest] = print_
         self._changing[placement.id] = self._differing(state, contract, platform, resolved, print_)
+        executor, why = self.choose(placement, resolved.values)
         return Step(
             id=placement.id,
             action=Action.UPDATE if state and state.digest else Action.CREATE,
@@ -180,6 +191,8 @@ class _Comparison:
             digest=digest,
             last=state.digest if state and state.settled else "",
             expected_s=self._snapshot.durations.get(placement.role, 0.0),
+            executor=executor,
+            executor_reason=why,
         )
 
     def _differing(
@@ -290,7 +303,8 @@ def _removals(topology: Topology, snapshot: Snapshot, barriers: dict[str, Barrie
             name = BarrierId(f"removed<{other}")
             barriers[name] = Barrier(id=name, capability="removed", needs=tuple(by_role[other]))
     variables = Variables(topology.spec)
-    return {state.id: _removal(topology, snapshot, state, after[state.role], variables) for state in gone}
+    chooser = Chooser(topology.spec.policy.executors)
+    return {state.id: _removal(topology, snapshot, state, after[state.role], variables, chooser) for state in gone}
 
 
 def _consumes(topology: Topology, consumer: str, provider: str) -> bool:
@@ -304,6 +318,7 @@ def _removal(
     state: PlacementState,
     after: tuple[str, ...],
     variables: Variables,
+    chooser: Chooser,
 ) -> Step:
     contract = topology.catalog.get(state.role)
     node = topology.spec.nodes.get(state.node)
@@ -320,6 +335,9 @@ def _removal(
         reason = "no longer placed here by the spec"
     if contract is None or not contract.removable:
         reason += "; nothing runs on the host, it is only forgotten"
+    executor, why = Choice(PUSH, "role no longer in the catalogue")
+    if contract:
+        executor, why = chooser.choose(contract, node or _plan_node(None, state.node, snapshot), inputs)
     return Step(
         id=state.id,
         action=Action.REMOVE,
@@ -330,6 +348,8 @@ def _removal(
         after=after,
         last=state.digest,
         destroys=contract.destroys if contract and contract.removable else "",
+        executor=executor,
+        executor_reason=why,
     )
 
 
@@ -452,4 +472,5 @@ def _plan_role(topology: Topology, role: str) -> PlanRole:
         facts=contract.facts,
         rollout=topology.spec.policy.rollout.get(role, contract.rollout),
         removable=contract.removable,
+        includes=contract.includes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator import graph
@@ -44,6 +44,7 @@ class Summary:
     unknown: tuple[str, ...]
     destructive: tuple[Step, ...]
     nodes: int
+    executors: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # executor -> reason -> steps
 
 
 def step_graph(plan: Plan) -> Graph:
@@ -77,6 +78,10 @@ def summarize(plan: Plan) -> Summary:
         unknown=tuple(sorted({step.role for step in plan.steps if not step.expected_s})),
         destructive=tuple(step for step in plan.steps if step.destroys),
         nodes=len(plan.nodes),
+        executors={
+            name: Counter(step.executor_reason for step in plan.steps if step.executor == name)
+            for name in sorted({step.executor for step in plan.steps})
+        },
     )
 
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from orchestrator.carrying import asked, unable
 from orchestrator.errors import Location, Problem, closest
-from orchestrator.model import Catalog, Contract, Node, Scope, Spec, StepId
+from orchestrator.model import CARRY, Catalog, Contract, Node, Scope, Spec, StepId
 from orchestrator.ranges import fold
 
 __all__ = ["Pair", "place", "step_id"]
@@ -44,6 +45,7 @@ def place(spec: Spec, catalog: Catalog, problems: list[Problem]) -> list[Pair]:
                 misfits[role, node.platform].append(node.name)
     problems.extend(_misfit(catalog[role], platform, spec, names) for (role, platform), names in misfits.items())
     problems.extend(_counts(spec, catalog, pairs))
+    problems.extend(_executors(spec, catalog, pairs))
     return pairs
 
 
@@ -117,3 +119,38 @@ def _count_problem(contract: Contract, scope: str, names: list[str], spec: Spec)
             hint=f"use {found - 1} or {found + 1} nodes",
         )
     return None
+
+
+def _executors(spec: Spec, catalog: Catalog, pairs: list[Pair]) -> list[Problem]:
+    """Return what is wrong with the policy's executors: unknown roles, hosts that nothing can be carried to."""
+    wanted = spec.policy.executors
+    problems = [
+        Problem(
+            code="topology.unknown-role",
+            summary=f'policy.executors.roles names the role "{role}", which is not in the catalogue.'
+            f"{closest(role, catalog)}",
+            where=wanted.places.get(f"roles.{role}"),
+            hint="`halligan roles` lists the catalogue",
+        )
+        for role in wanted.roles
+        if role not in catalog
+    ]
+    if CARRY not in (*wanted.roles.values(), *wanted.groups.values()):
+        return problems
+    misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for pair in pairs:
+        node = spec.nodes[pair.node]
+        executor, entry = asked(wanted, pair.role, node.groups)
+        reason = unable(node.platform, node.connection)
+        if executor == CARRY and reason and entry != "policy.executors.default":  # a default is for those that can
+            misfits[entry, reason].append(node.name)
+    return problems + [
+        Problem(
+            code="topology.executor",
+            summary=f"{entry} asks for {CARRY}, which takes SSH and a Python of the host's own; "
+            f"{fold(sorted(set(names)), 5)} cannot: {reason}",
+            where=wanted.places.get(entry.removeprefix("policy.executors.")),
+            hint="name the group of hosts that can instead, or take this entry out: Halligan carries wherever it can",
+        )
+        for (entry, reason), names in misfits.items()
+    ]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from orchestrator.cli.views.text import executor_text
 from orchestrator.cli.views.words import MARKS, Look, count, duration, joined, when, wrapped
 from orchestrator.ranges import fold
 
@@ -39,6 +40,7 @@ def _what(found: Explanation, look: Look) -> list[str]:
             lines += wrapped(step.destroys, look, first="  erases    ", rest=" " * 12)
         if step.expected_s:
             lines.append(f"  expected  {duration(step.expected_s)}")
+        lines += wrapped(executor_text(step), look, first="  executor  ", rest=" " * 12)
     if found.placement is None:
         lines.append("  The spec does not place it any more.")
     state = found.state

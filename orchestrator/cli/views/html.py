@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.views.diagram import Detail, diagram
 from orchestrator.cli.views.svg import STYLE, svg
 from orchestrator.cli.views.text import need_text
-from orchestrator.cli.views.words import MARKS, count, duration, joined
+from orchestrator.cli.views.words import EXECUTOR_WORDS, MARKS, count, duration, joined
 from orchestrator.model import Action, Json, Plan
 from orchestrator.ranges import fold
 
@@ -63,7 +63,18 @@ def _cards(plan: Plan, summary: Summary) -> list[tuple[str, str, str]]:
         ("Waves", f"{summary.waves:,}", "steps that can run side by side"),
         ("Expected", expected, remark),
         ("Longest chain", count(len(summary.critical_path), "step"), longest),
+        *_executors(summary),
     ]
+
+
+def _executors(summary: Summary) -> list[tuple[str, str, str]]:
+    """Return a card per executor, with the commonest reasons for it."""
+    cards = []
+    for executor, reasons in summary.executors.items():
+        named = sorted((reason for reason in reasons if reason), key=lambda reason: (-reasons[reason], reason))
+        more = [f"{len(named) - 2} more reasons"] if len(named) > 2 else []
+        cards.append((f"By {EXECUTOR_WORDS[executor]}", f"{sum(reasons.values()):,}", joined([*named[:2], *more])))
+    return cards
 
 
 def _destructive(summary: Summary) -> list[dict[str, str]]:

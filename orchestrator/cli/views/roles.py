@@ -48,6 +48,7 @@ def role_text(role: Contract, look: Look) -> str:
         ("facts", ", ".join(role.facts)),
         ("rollout", _rollout(role)),
         ("removal", _removal(role)),
+        ("executor", role.executor or (f"ansible, for {role.controller}" if role.controller else "")),
         ("files", role.path),
     ]
     lines += [f"  {look.dim(name.ljust(10))} {text}" for name, text in facts if text]

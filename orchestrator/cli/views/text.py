@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.cli.views.words import MARKS, Look, count, duration, joined, table, wrapped
-from orchestrator.model import Action, Barrier, Plan, Step
+from orchestrator.cli.views.words import EXECUTOR_WORDS, MARKS, Look, count, duration, joined, table, wrapped
+from orchestrator.model import EXECUTORS, Action, Barrier, Plan, Step
 from orchestrator.ranges import fold
 
 if TYPE_CHECKING:
     from orchestrator.plan import ActionCount, Summary
 
-__all__ = ["need_text", "plan_text", "step_lines"]
+__all__ = ["executor_text", "executors_text", "need_text", "plan_text", "step_lines"]
 
 FEW = 12  # up to this many steps are shown one by one
 ROWS = 15  # rows per table, and kinds of destructive steps, before "and N more"
@@ -127,7 +127,23 @@ def _time(summary: Summary, look: Look, *, verbose: bool) -> list[str]:
         *wrapped(expected, look, rest=" " * 12),
         f"Waves       {summary.waves}",
         *wrapped(path, look, rest=" " * 12),
+        *wrapped(f"Executors   {executors_text(summary, verbose=verbose)}", look, rest=" " * 12),
     ]
+
+
+def executors_text(summary: Summary, *, verbose: bool = False) -> str:
+    """Return how many steps each executor does and why: `by carry: 90 steps; by push: 2 steps (2 Windows)`."""
+    parts = []
+    for executor in EXECUTORS:
+        reasons = summary.executors.get(executor, {})
+        if not reasons:
+            continue
+        named = sorted(((reason, number) for reason, number in reasons.items() if reason), key=lambda r: (-r[1], r[0]))
+        shown, hidden = _first(named, 0 if verbose else REASONS)
+        why = [f"{number:,} {reason}" for reason, number in shown] + ([f"and {hidden} more reasons"] if hidden else [])
+        total = count(sum(reasons.values()), "step")
+        parts.append(f"by {EXECUTOR_WORDS[executor]}: {total}" + (f" ({', '.join(why)})" if why else ""))
+    return "; ".join(parts)
 
 
 # --- steps, folded ------------------------------------------------------------------------------------------------
@@ -197,12 +213,18 @@ def step_lines(step: Step, barriers: Mapping[str, Barrier], look: Look, indent: 
     rows += [("after", need_text(need, barriers)) for need in step.after]
     if step.expected_s:
         rows.append(("expected", duration(step.expected_s)))
+    rows.append(("executor", executor_text(step)))
     last = ""
     for name, text in rows:
         label = f"{indent}      {'' if name == last else name:<9} "
         lines += [look.dim(line[: len(label)]) + line[len(label) :] for line in wrapped(text, look, first=label)]
         last = name
     return lines
+
+
+def executor_text(step: Step) -> str:
+    """Return who does a step, and why if that is no matter of course."""
+    return EXECUTOR_WORDS[step.executor] + (f": {step.executor_reason}" if step.executor_reason else "")
 
 
 def need_text(need: str, barriers: Mapping[str, Barrier]) -> str:

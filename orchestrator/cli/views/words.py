@@ -7,12 +7,27 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.model import Action, Status
+from orchestrator.model import CARRY, PUSH, Action, Status
 
-__all__ = ["MARKS", "STATUS_ORDER", "Look", "count", "duration", "joined", "plain", "table", "tail", "when", "wrapped"]
+__all__ = [
+    "EXECUTOR_WORDS",
+    "MARKS",
+    "STATUS_ORDER",
+    "Look",
+    "count",
+    "duration",
+    "joined",
+    "plain",
+    "table",
+    "tail",
+    "when",
+    "wrapped",
+]
 
 STATUS_ORDER = (Status.CHANGED, Status.OK, Status.FAILED, Status.UNREACHABLE, Status.SKIPPED)
 MARKS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REMOVE: "-", Action.CHECK: "?"}
+
+EXECUTOR_WORDS = {CARRY: "carry", PUSH: "push"}
 
 _CODES = {
     "head": "1",

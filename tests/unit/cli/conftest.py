@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from orchestrator.model import (
+    CARRY,
+    PUSH,
     Action,
     Barrier,
     BarrierId,
@@ -59,6 +61,7 @@ def make_step(
     step_id: str, action: Action = Action.CREATE, reasons: tuple[str, ...] = ("new node",), **more: object
 ) -> Step:
     role, _, node = step_id.partition("@")
+    more.setdefault("executor", CARRY)
     return Step(
         id=StepId(step_id),
         action=action,
@@ -107,9 +110,11 @@ def small_plan() -> Plan:
             ("input keystone_admin_url changed", "role files changed"),
             needs=(database,),
             after=("base@ctl-1",),
+            executor=PUSH,
+            executor_reason="role keystone: its contract",
         ),
         make_step("nova@kvm-1", needs=("base@kvm-1", identity)),
-        make_step("nova@kvm-2", needs=("base@kvm-2", identity)),
+        make_step("nova@kvm-2", needs=("base@kvm-2", identity), executor=PUSH, executor_reason="Windows"),
     )
     barriers = (
         Barrier(id=database, capability="database.mysql", needs=(StepId("mariadb@ctl-1"),)),

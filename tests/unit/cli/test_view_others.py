@@ -234,6 +234,7 @@ EXPLAINED = """\
   because   input nova_url changed
   erases    Nothing much.
   expected  42 s
+  executor  push
   last      changed, 2025-03-01 14:05:09Z, run r1
 
 Needs

@@ -33,41 +33,50 @@ By role     create  update  remove
 Expected    about 2 min 5 s; unknown for keystone, mariadb and nova: no history
 Waves       4
 Longest     4 steps, 2 min 5 s: base@ctl-1 > mariadb@ctl-1 > keystone@ctl-1 > nova@kvm-2
+Executors   by carry: 6 steps; by push: 2 steps (1 Windows, 1 role keystone: its contract)
 
 Steps, in order
   Wave 1  4 steps
     + create  base@ctl-1
           because   new node
           expected  30 s
+          executor  carry
     + create  base@kvm-1
           because   new node
           expected  30 s
+          executor  carry
     + create  base@kvm-2
           because   new node
           expected  30 s
+          executor  carry
     - remove  mariadb@old-1
           because   no longer placed here
           erases    Every database under /var/lib/mysql.
+          executor  carry
   Wave 2  1 step
     + create  mariadb@ctl-1
           because   new node
           needs     base@ctl-1
           expected  1 min 35 s
+          executor  carry
   Wave 3  1 step
     ~ update  keystone@ctl-1
           because   input keystone_admin_url changed
                     role files changed
           needs     database.mysql from mariadb@ctl-1
           after     base@ctl-1
+          executor  push: role keystone: its contract
   Wave 4  2 steps
     + create  nova@kvm-1
           because   new node
           needs     base@kvm-1
                     identity.keystone from keystone@ctl-1
+          executor  carry
     + create  nova@kvm-2
           because   new node
           needs     base@kvm-2
                     identity.keystone from keystone@ctl-1
+          executor  push: Windows
 """
 
 
