@@ -5,7 +5,8 @@ Rules, in the order they are applied
   2. A final failure skips what needs it, directly or not; each skip names the root cause. `after` only orders.
   3. Of the ready roles, the one with most startable steps goes first, as one batch; longest remaining chain on ties.
      A batch has one executor: a role that some hosts run by another one is as two roles here.
-  4. Never more in flight than the policy's limits: steps, batches, per node, per role, per group, hosts per batch.
+  4. Never more in flight than the policy's limits: steps, per node, per role, per group; pushed batches and their
+     hosts, too, since each is a process here, while a carried batch is only a name for steps that start together.
   5. A role with a roll-out starts its next share only when the share before is finished, and stops after its limit.
   6. A step whose inputs turn out as at its last success is settled without running (late no-op).
 """
@@ -21,6 +22,7 @@ from itertools import count
 from orchestrator import graph
 from orchestrator.fingerprint import digest_of, fingerprint, is_known
 from orchestrator.model import (
+    PUSH,
     Action,
     Batch,
     Fingerprint,
@@ -125,7 +127,7 @@ class Schedule:
         self._retries: list[tuple[float, StepId]] = []
         self._attempts: Counter[StepId] = Counter()
         self._in_flight: dict[StepId, str] = {}
-        self._batches: Counter[str] = Counter()
+        self._pushes: Counter[str] = Counter()  # batches that are a process on the controller each
         self._busy_nodes: Counter[str] = Counter()
         self._busy_roles: Counter[str] = Counter()
         self._busy_groups: Counter[str] = Counter()
@@ -305,15 +307,16 @@ class Schedule:
 
     def _best_lane(self) -> _Lane | None:
         """Return the lane with most steps to start, if a batch may start at all."""
-        if len(self._batches) >= self._limits.batches or len(self._in_flight) >= self._limits.steps:
+        if len(self._in_flight) >= self._limits.steps:
             return None
+        pushes = len(self._pushes) < self._limits.batches
         best: tuple[int, float, str, str, str] | None = None
         chosen = None
         for lane, queue in self._lanes.items():
             while queue and queue[0][1] in self.outcomes:
                 heapq.heappop(queue)  # skipped while it waited
             size = min(len(queue), self._room(lane)) if queue else 0
-            if size <= 0:
+            if size <= 0 or (lane[2] == PUSH and not pushes):
                 continue
             rank = (-size, queue[0][0], lane[0], lane[1].value, lane[2])
             if best is None or rank < best:
@@ -322,7 +325,9 @@ class Schedule:
 
     def _room(self, lane: _Lane) -> int:
         role = lane[0]
-        room = min(self._limits.batch, self._limits.steps - len(self._in_flight))
+        room = self._limits.steps - len(self._in_flight)
+        if lane[2] == PUSH:
+            room = min(room, self._limits.batch)
         if role in self._limits.roles:
             room = min(room, self._limits.roles[role] - self._busy_roles[role])
         if role in self._rollouts and not self._check:
@@ -382,9 +387,10 @@ class Schedule:
         batch = self._in_flight.pop(name, None)
         if batch is None:
             return
-        self._batches[batch] -= 1
-        if not self._batches[batch]:
-            del self._batches[batch]
+        if batch in self._pushes:
+            self._pushes[batch] -= 1
+            if not self._pushes[batch]:
+                del self._pushes[batch]
         step = self._steps[name]
         self._busy_nodes[step.node] -= 1
         self._busy_roles[step.role] -= 1
@@ -398,7 +404,8 @@ class Schedule:
         key = f"{self._prefix}b{next(self._numbers)}"
         for run in runs:
             self._in_flight[run.step] = key
-        self._batches[key] = len(runs)
+        if executor == PUSH:
+            self._pushes[key] = len(runs)
         timeouts = self._plan.policy.timeouts
         return Batch(
             id=key,

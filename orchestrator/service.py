@@ -116,7 +116,7 @@ class Site:
         self.vault = Vault(path, password_file=vault_password_file)
         self._state = state or str(self.state_dir / "state.db")
         self.warnings: tuple[Problem, ...] = ()  # of the last `load`
-        self._executor = executor or _ansible
+        self._executor = executor or _executor
         self._clock = clock
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -505,15 +505,31 @@ def load_plan(path: str) -> Plan:
         raise HalliganError(f"cannot read the plan {path}: {error.strerror}") from None
 
 
-def _ansible(site: Site, run: str) -> Executor:
+def _executor(site: Site, run: str) -> Executor:
     from orchestrator.executors.ansible import AnsibleExecutor
+    from orchestrator.executors.dispatch import Dispatch
 
-    return AnsibleExecutor(
+    push = AnsibleExecutor(
         home=files.HOME,
         site=site.name,
         runs=site.runs_dir / run,
         secret=site.vault.resolve,
         roles=site.role_paths,
+    )
+    return Dispatch(push, lambda: _carry(site, run, push))
+
+
+def _carry(site: Site, run: str, push: Executor) -> Executor:
+    from orchestrator.executors.carry import CarryExecutor
+
+    return CarryExecutor(
+        home=files.HOME,
+        site=site.name,
+        runs=site.runs_dir / run,
+        secret=site.vault.resolve,
+        roles=site.role_paths,
+        owner=f"site {site.name} ({site.state_dir})",
+        push=push,
     )
 
 

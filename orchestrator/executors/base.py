@@ -17,8 +17,10 @@ class Executor(Protocol):
     """Runs batches. Reports may come from any thread and in any order; exactly one Outcome per step of a batch."""
 
     name: str
-    gather_s: float
-    """How long to wait for more outcomes before the next batch: as much as a batch costs more than a wider one."""
+
+    @property
+    def gather_s(self) -> float:
+        """How long to wait for more outcomes before the next batch: as much as a batch costs more than a wider one."""
 
     def submit(self, batch: Batch, report: Callable[[Report], None]) -> None:
         """Start a batch and return at once."""

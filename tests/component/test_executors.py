@@ -1,4 +1,4 @@
-"""One suite over the executors' Protocol: the fake one, and Ansible over a real sshd on this machine."""
+"""One suite over the executors' Protocol: the fake one, and push and carry over a real sshd on this machine."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from support.folders import write_role
 
 from orchestrator.executors.ansible import AnsibleExecutor
 from orchestrator.executors.ansible.executor import _private_path
+from orchestrator.executors.carry import CarryExecutor
+from orchestrator.executors.carry.session import Link
 from orchestrator.executors.fake import FakeExecutor, Script
 from orchestrator.model import (
     Action,
@@ -81,7 +83,7 @@ TASKS = [
 class World:
     """An executor and the hosts that it knows; the same batches mean the same on each."""
 
-    executor: FakeExecutor | AnsibleExecutor
+    executor: FakeExecutor | AnsibleExecutor | CarryExecutor
     folder: Path
     nodes: dict[str, PlanNode]
     reports: queue.Queue[Process | Outcome] = field(default_factory=queue.Queue)
@@ -184,11 +186,28 @@ def options(folder: Path) -> dict[str, object]:
     return {"home": ROOT, "site": "test", "runs": folder / "runs", "roles": [folder / "roles"]}
 
 
-@pytest.fixture(params=["fake", "ansible"])
+@pytest.fixture
+def carry(ansible: World, tmp_path: Path) -> Iterator[World]:
+    """The same hosts, each with a place of its own for what is carried to it."""
+    link = Link(place=f"{tmp_path}/{{node}}")
+    executor = CarryExecutor(**options(tmp_path), secret=lambda ref: f"value of {ref.key}", owner="test", link=link)
+    world = World(executor, ansible.folder, ansible.nodes)
+    yield world
+    world.executor.close()
+
+
+@pytest.fixture(params=["fake", "ansible", "carry"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "fake":
         return fake_world(tmp_path)
-    found: World = request.getfixturevalue("ansible")
+    found: World = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["ansible", "carry"])
+def real(request: pytest.FixtureRequest) -> World:
+    """What reaches hosts."""
+    found: World = request.getfixturevalue(request.param)
     return found
 
 
@@ -255,8 +274,8 @@ def test_closing_cancels_what_runs(world):
 # --- what only hosts do -----------------------------------------------------------------------------------------------
 
 
-def test_the_log_of_a_step_ends_with_what_failed(ansible):
-    log = ansible.run(ansible.batch(one="fail"))["one"].log
+def test_the_log_of_a_step_ends_with_what_failed(real):
+    log = real.run(real.batch(one="fail"))["one"].log
     assert "TASK [probe : Break]" in log.splitlines()
     assert "no space left on device" in log
     assert "looking for room" in log
@@ -270,22 +289,22 @@ def test_an_ansible_that_cannot_start_says_why(ansible, tmp_path):
     assert "run_role.yml could not be found" in found.problem
 
 
-def test_a_rescue_inside_a_role_is_no_failure(ansible):
-    assert ansible.run(ansible.batch(one="rescue"))["one"].status is Status.CHANGED
+def test_a_rescue_inside_a_role_is_no_failure(real):
+    assert real.run(real.batch(one="rescue"))["one"].status is Status.CHANGED
 
 
-def test_a_wrong_host_key_is_told_in_words(ansible, tmp_path):
+def test_a_wrong_host_key_is_told_in_words(real, tmp_path):
     other = sshd._new_key(tmp_path / "other").with_suffix(".pub").read_text()
     known = tmp_path / "known_hosts"
-    connection = ansible.nodes["one"].connection
+    connection = real.nodes["one"].connection
     known.write_text(f"[{sshd.ADDRESSES[0]}]:{connection.port} {other}")
-    ansible.nodes["one"] = PlanNode(
+    real.nodes["one"] = PlanNode(
         name="one",
         platform="debian-12",
         address=sshd.ADDRESSES[0],
         connection=Connection(port=connection.port, private_key=connection.private_key, known_hosts=str(known)),
     )
-    found = ansible.run(ansible.batch(one="go", two="go"))
+    found = real.run(real.batch(one="go", two="go"))
     assert found["one"].status is Status.UNREACHABLE
     assert found["one"].problem == (
         f"the SSH host key of one ({sshd.ADDRESSES[0]}) is not the one in {known}: "
@@ -293,14 +312,14 @@ def test_a_wrong_host_key_is_told_in_words(ansible, tmp_path):
     )
     assert found["two"].status is Status.CHANGED
     known.write_text("")
-    unknown = ansible.run(ansible.batch("b2", one="go"))["one"]
+    unknown = real.run(real.batch("b2", one="go"))["one"]
     assert unknown.problem == f"the SSH host key of one ({sshd.ADDRESSES[0]}) is not in {known}"
 
 
-def test_secrets_are_nowhere_in_what_a_run_leaves(ansible, tmp_path):
-    found = ansible.run(ansible.batch(one="go", two="fail"))
-    left = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
-    assert left
+def test_secrets_are_nowhere_in_what_a_run_leaves(real, tmp_path):
+    found = real.run(real.batch(one="go", two="fail"))
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]  # the hosts' places, too
+    assert any(path.is_relative_to(tmp_path / "runs") for path in left)
     assert [path for path in left if REVEALED.encode() in path.read_bytes()] == []
     assert not any(REVEALED in outcome.log + outcome.problem for outcome in found.values())
     assert not _private_path(tmp_path / "runs" / "b1").exists()

@@ -17,6 +17,7 @@ from orchestrator.model import (
     Action,
     Barrier,
     BarrierId,
+    Batch,
     Connection,
     Limits,
     Outcome,
@@ -291,6 +292,7 @@ def test_random_runs_keep_every_promise(made, data):  # noqa: C901 - one run, wa
     barriers = {b.id: b.needs for b in made.barriers}
     limits = made.policy.limits
     flying: dict[StepId, int] = {}
+    batch_of: dict[StepId, Batch] = {}
     ended: dict[str, Status] = {}
     good: set[str] = set()
 
@@ -311,7 +313,8 @@ def test_random_runs_keep_every_promise(made, data):  # noqa: C901 - one run, wa
         for outcome in decision.settled:
             note(outcome)
         for batch in decision.batches:
-            assert 1 <= len(batch.runs) <= limits.batch
+            assert batch.runs
+            assert batch.executor == CARRY or len(batch.runs) <= limits.batch
             assert {steps[run.step].executor for run in batch.runs} == {batch.executor}
             for run in batch.runs:
                 step = steps[run.step]
@@ -320,7 +323,9 @@ def test_random_runs_keep_every_promise(made, data):  # noqa: C901 - one run, wa
                 assert all(need in good for need in flat(step.needs))
                 assert all(earlier in ended for earlier in flat(step.after))
                 flying[run.step] = run.attempt
+                batch_of[run.step] = batch
         assert len(flying) <= limits.steps
+        assert len({batch_of[s].id for s in flying if batch_of[s].executor == PUSH}) <= limits.batches
         busy = Counter(steps[s].node for s in flying)
         assert all(n <= limits.per_node for n in busy.values())
         assert Counter(steps[s].role for s in flying)["r0"] <= limits.roles["r0"]

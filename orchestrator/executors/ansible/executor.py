@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.executors.ansible.events import Reader
 from orchestrator.executors.base import Report
+from orchestrator.executors.events import Reader
 from orchestrator.inventory import batch_inventory
-from orchestrator.model import Action, Batch, Json, Outcome, PlanRole, Process, SecretRef, StepRun
+from orchestrator.model import PUSH, Batch, Json, Outcome, Process, SecretRef, StepRun
 from orchestrator.processes import end, end_users, start_time
 
 __all__ = ["AnsibleExecutor"]
@@ -49,7 +49,7 @@ class _Run:
 class AnsibleExecutor:
     """Applies roles by Ansible's push mode."""
 
-    name = "ansible"
+    name = PUSH
     gather_s = 0.5  # starting ansible-playbook takes a second of CPU
 
     def __init__(
@@ -73,7 +73,7 @@ class AnsibleExecutor:
             report=report,
             folder=folder,
             private=_private_path(folder),
-            reader=Reader(batch),
+            reader=Reader(batch.runs, check=batch.check),
             started=time.monotonic(),
         )
         with self._lock:
@@ -94,10 +94,7 @@ class AnsibleExecutor:
         end_users(private)  # its forks, each in a session of its own, or a process too young to be recorded
         end_users(self._sockets)
         shutil.rmtree(private, ignore_errors=True)
-        batch = Batch(
-            id=process.batch, role=PlanRole(name="", digest=""), action=Action.UPDATE, runs=tuple(runs), timeout_s=0
-        )
-        reader = Reader(batch)
+        reader = Reader(runs, check=False)
         outcomes = (reader.read(event, 0.0) for event in _saved_events(folder))
         return tuple(outcome for outcome in outcomes if outcome)
 

@@ -1,19 +1,23 @@
-"""ansible-runner's events of one batch -> Outcomes, host by host, while the batch still runs.
+"""Events of Ansible's hosts -> Outcomes, host by host, while a batch still runs. Pure.
 
-A host is finished by the event of one of three tasks: "Halligan done" and "Halligan failed" of playbooks/run_role.yml,
-or being unreachable. A failed task alone says nothing: a rescue in the role may follow. Secrets do not come this way:
-Ansible censors the results of `no_log` tasks before they become events.
+The events are ansible-runner's, or those that plugins/callback/halligan_events.py writes in the same form. A host is
+finished by the event of one of three tasks: "Halligan done" and "Halligan failed" of playbooks/run_role.yml, or being
+unreachable. A failed task alone says nothing: a rescue in the role may follow. Secrets do not come this way: Ansible
+censors the results of `no_log` tasks before they become events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.model import Batch, Json, Outcome, PlanNode, Status, StepRun
+from orchestrator.model import Json, Outcome, PlanNode, Status, StepRun
 
-__all__ = ["Reader"]
+__all__ = ["LONGEST_LOG", "Reader"]
+
+LONGEST_LOG = 4 * 1024 * 1024
+"""Characters of a step's log that are kept: one role that prints without end must not fill the store."""
 
 _DONE = "Halligan done"
 _FAILED = "Halligan failed"
@@ -30,6 +34,7 @@ class _Host:
     outputs: Mapping[str, Json] = field(default_factory=dict)
     failure: str = ""
     lines: list[str] = field(default_factory=list)
+    size: int = 0
     task: str = ""
     finished: bool = False
 
@@ -37,9 +42,9 @@ class _Host:
 class Reader:
     """Takes events one by one and returns what they decide. Holds the state of the batch's hosts."""
 
-    def __init__(self, batch: Batch) -> None:
-        self._hosts = {run.node.name: _Host(run=run) for run in batch.runs}
-        self._check = batch.check
+    def __init__(self, runs: Sequence[StepRun], *, check: bool) -> None:
+        self._hosts = {run.node.name: _Host(run=run) for run in runs}
+        self._check = check
 
     def read(self, event: Mapping[str, Any], seconds: float) -> Outcome | None:
         """Return the outcome of the host that this event finishes, if it does. `seconds` is how long the run took."""
@@ -71,18 +76,30 @@ class Reader:
             if not host.finished:
                 yield self._finish(host, Status.FAILED, host.failure or problem, seconds)
 
+    def close(self, name: str, status: Status, problem: str, seconds: float) -> Outcome:
+        """Return the outcome of a host whose events are over; what failed last on it says more than `problem`."""
+        host = self._hosts[name]
+        return self._finish(host, status, (host.failure if status is Status.FAILED else "") or problem, seconds)
+
+    def note(self, name: str, line: str) -> None:
+        """Add a line of our own to a host's log."""
+        self._hosts[name].lines.append(line)
+
     def _note(self, host: _Host, event: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         if data.get("task") in _HOUSEKEEPING:
             return
         text = str(event.get("stdout") or "")
         lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("TASK [")]
-        if not lines:
+        if not lines or host.size > LONGEST_LOG:
             return
+        host.size += len(text)
         task = _task_name(data)
         if task != host.task:
             host.task = task
             host.lines.append(f"TASK [{task}]")
         host.lines.extend(f"  {line}" for line in lines)
+        if host.size > LONGEST_LOG:
+            host.lines.append(f"... the rest of this log is left out: it has more than {LONGEST_LOG} characters")
 
     def _finish(self, host: _Host, status: Status, problem: str, seconds: float) -> Outcome:
         host.finished = True

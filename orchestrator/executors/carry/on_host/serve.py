@@ -1,0 +1,495 @@
+"""Runs on a host, by its own Python, and serves one session: takes parcels, starts plays, streams their events.
+
+Sent over the session that it serves; standard library only; Linux only.
+
+A message is a line of JSON on stdin or stdout; one with "size" is followed by so many bytes. The controller asks
+
+  {"do": "play", "id", "from", "owner", "run", "about", "needs"}
+      -> {"attached": true}   it was started before: its events from byte "from" on
+       | {"refused": holder}  another controller's play holds the host
+       | {"lacks": [names]}   then {"parcel", "size"} for each, {"start": {...}, "size"} with the inventory, and
+         {"started": true} | {"refused": holder} | {"failed": why}
+      then the play's events, line by line as the callback wrote them, and at last {"end": {...}}
+  {"do": "cancel"}            while a play is followed: it is ended
+  {"do": "forget", "id"}      its end has arrived and is recorded: its folder is removed
+
+A play does not belong to the session. It runs under a supervisor of its own that holds the host's lock, so when the
+session breaks it goes on, and the next session that asks for the same id reads its events on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import lzma
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+KEPT_PARCELS = {"ansible": 3, "tools": 3, "role": 200}
+_GRACE_S = 10.0
+_CHUNK = 1 << 16
+
+
+class Wire:
+    """Messages over two file descriptors."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self.source = source
+        self._sink = sink
+        self._buffer = b""
+
+    def read(self) -> dict[str, Any]:
+        """Return the next message; raises EOFError when the session is over."""
+        while b"\n" not in self._buffer:
+            self._more()
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return cast(dict[str, Any], json.loads(line))
+
+    def read_bytes(self, size: int) -> bytes:
+        parts, have = [self._buffer], len(self._buffer)
+        self._buffer = b""
+        while have < size:
+            self._more()
+            parts.append(self._buffer)
+            have += len(self._buffer)
+            self._buffer = b""
+        whole = b"".join(parts)
+        self._buffer = whole[size:]
+        return whole[:size]
+
+    def waiting(self) -> bool:
+        """Return whether a whole message has been read already."""
+        return b"\n" in self._buffer
+
+    def _more(self) -> None:
+        chunk = os.read(self.source, _CHUNK)
+        if not chunk:
+            raise EOFError
+        self._buffer += chunk
+
+    def write(self, message: dict[str, Any]) -> None:
+        self.write_bytes(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def write_bytes(self, content: bytes) -> None:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._sink, view) :]
+
+
+# --- parcels ----------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """The parcels that this host keeps, each in a folder named by kind and digest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        """Return whether a parcel is here and is what its name says: its files are read and hashed."""
+        path = self.path(name)
+        if not path.is_dir():
+            return False
+        if path.stat().st_uid != os.geteuid() or _digest(path) != name.rpartition("-")[2]:
+            shutil.rmtree(path, ignore_errors=True)
+            return False
+        os.utime(path)
+        return True
+
+    def add(self, name: str, packed: bytes) -> None:
+        """Unpack a parcel, prove it, and put it in its place in one step."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        fresh = self.folder / f".{name}.{os.getpid()}"
+        try:
+            with tarfile.open(fileobj=io.BytesIO(lzma.decompress(packed))) as archive:
+                for member in archive:
+                    parts = Path(member.name).parts
+                    if not member.isreg() or ".." in parts or member.name.startswith("/"):
+                        raise OSError(errno.EINVAL, f"parcel {name} holds {member.name}, which is no plain file")
+                    path = fresh.joinpath(*parts)
+                    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+                    with open(path, "xb") as file:
+                        shutil.copyfileobj(cast(Any, archive.extractfile(member)), file)
+                        os.fchmod(file.fileno(), member.mode)
+                    os.utime(path, (1, 1))
+            if _digest(fresh) != name.rpartition("-")[2]:
+                raise OSError(errno.EIO, f"parcel {name} did not arrive as it was sent")
+            with contextlib.suppress(OSError):  # another session was faster
+                fresh.rename(self.path(name))
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def prune(self) -> None:
+        """Remove all but the parcels used last; by order, never by age: a host's clock may jump."""
+        for kind, count in KEPT_PARCELS.items():
+            kept = sorted(self.folder.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
+            for path in kept[:-count]:
+                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(self.folder / "pyc" / path.name, ignore_errors=True)
+
+
+def _digest(folder: Path) -> str:
+    lines = []
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            content = path.read_bytes()
+            mode = path.lstat().st_mode & 0o777
+            name = path.relative_to(folder).as_posix()
+            lines.append((name, f"{mode:o} {len(content)} {hashlib.sha256(content).hexdigest()} {name}\n"))
+    return hashlib.sha256("".join(line for _, line in sorted(lines)).encode()).hexdigest()
+
+
+# --- the lock ---------------------------------------------------------------------------------------------------------
+
+
+class RefusedError(Exception):
+    """Somebody else's play holds the host."""
+
+    def __init__(self, holder: dict[str, Any]) -> None:
+        super().__init__(holder)
+        self.holder = holder
+
+
+def take_lock(folder: Path, holder: dict[str, Any]) -> int:
+    """Return a descriptor that holds the host's lock as long as it is open; raises RefusedError.
+
+    Plays of one run share it: how many run at once on a host is the controller's decision.
+    """
+    with open(folder / "guard", "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with open(folder / "lock") as file:
+                other = json.loads(file.read() or "{}")
+            if (other.get("owner"), other.get("run")) != (holder["owner"], holder["run"]):
+                os.close(lock)
+                raise RefusedError(other) from None
+        else:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, json.dumps(holder).encode(), 0)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return lock
+
+
+# --- a play and its supervisor ----------------------------------------------------------------------------------------
+
+
+def start_time(pid: int) -> str:
+    """Return when a process started, in clock ticks since boot (proc(5)); "" if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def launch(folder: Path, lock: int, start: dict[str, Any], inventory: bytes) -> None:
+    """Start a supervisor that no session owns, and return when it is known by the play's folder."""
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / "events").touch(mode=0o600)
+    ready, done = os.pipe()
+    if not os.fork():
+        try:
+            os.setsid()
+            if not os.fork():
+                _close_all_but(lock, done)
+                supervise(folder, start, inventory, done)
+        finally:
+            os._exit(0)
+    os.close(done)
+    os.close(lock)
+    os.wait()
+    os.read(ready, 1)
+    os.close(ready)
+
+
+def _close_all_but(*kept: int) -> None:
+    """Close what belongs to the session: its end must not wait for the play's."""
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) > 2 and int(entry) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(entry))
+
+
+def supervise(folder: Path, start: dict[str, Any], inventory: bytes, done: int) -> None:
+    """Run the play to its end, within its time; write how it ended as the last event."""
+    ending: dict[str, Any] = {}
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        memory = os.memfd_create("inventory")  # the host's secrets never touch a file
+        with open(memory, "wb", closefd=False) as file:
+            file.write(inventory)
+        os.lseek(memory, 0, os.SEEK_SET)
+        with open(folder / "said", "wb") as said:
+            play = subprocess.Popen(
+                start["argv"], stdin=memory, stdout=said, stderr=said, env=start["env"], cwd="/", start_new_session=True
+            )
+        os.close(memory)
+        (folder / "pid").write_text(f"{os.getpid()} {start_time(os.getpid())}")
+        os.write(done, b"!")
+        os.close(done)
+        ending = _watch(play, start["timeout"])
+        with open(folder / "said", "rb") as said:
+            said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+            ending["said"] = said.read().decode(errors="replace")
+    except BaseException as error:
+        ending = {"rc": None, "why": f"the play could not be run: {error}"}
+    finally:
+        with open(folder / "events", "ab") as events:
+            events.write(json.dumps({"end": ending}).encode() + b"\n")
+        shutil.rmtree(folder / "tmp", ignore_errors=True)
+
+
+def _watch(play: subprocess.Popen[bytes], timeout: float) -> dict[str, Any]:
+    """Wait for the play, for its time to be over, or for SIGTERM, which a session sends to cancel it."""
+    asked: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    wake, poke = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(poke)
+    handle = os.pidfd_open(play.pid)
+    deadline = time.monotonic() + timeout
+    while not select.select([handle], [], [], 0)[0]:
+        left = deadline - time.monotonic()
+        if asked or left <= 0:
+            why = "cancelled" if asked else "timeout"
+            _end(play, handle)
+            return {"rc": play.wait(), "why": why}
+        select.select([handle, wake], [], [], left)
+    return {"rc": play.wait(), "why": ""}
+
+
+def _end(play: subprocess.Popen[bytes], handle: int) -> None:
+    """End a play and everything that it started, politely first."""
+    family = _family(play.pid)
+    play.terminate()
+    select.select([handle], [], [], _GRACE_S)
+    for pid, started in {**family, **_family(play.pid)}.items():
+        if started and start_time(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _family(pid: int) -> dict[int, str]:
+    """Return a process and its descendants with their start times."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found: dict[int, str] = {}
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        found[one] = start_time(one)
+        todo += children.get(one, ())
+    return found
+
+
+# --- the session ------------------------------------------------------------------------------------------------------
+
+
+class Session:
+    """What one controller's session may ask for."""
+
+    def __init__(self, wire: Wire, cache: Path, run: Path) -> None:
+        self.wire = wire
+        self.store = Store(cache)
+        self.run = run
+        self.cache = cache
+
+    def serve(self) -> None:
+        while True:
+            message = self.wire.read()
+            if message["do"] == "play":
+                self.play(message)
+            elif message["do"] == "forget":
+                shutil.rmtree(self.folder(message["id"]), ignore_errors=True)
+
+    def folder(self, name: str) -> Path:
+        return self.run / "plays" / name
+
+    def play(self, ask: dict[str, Any]) -> None:
+        folder = self.folder(ask["id"])
+        if (folder / "pid").exists():
+            self.wire.write({"attached": True})
+        elif not self.start(folder, ask):
+            return
+        self.follow(folder, ask["from"])
+
+    def start(self, folder: Path, ask: dict[str, Any]) -> bool:
+        """Take what the play needs and start it. Returns whether it runs."""
+        shutil.rmtree(folder, ignore_errors=True)  # of a start that came to nothing
+        self.wire.write({"lacks": [name for name in ask["needs"] if not self.store.has(name)]})
+        failed = ""
+        while True:
+            message = self.wire.read()
+            content = self.wire.read_bytes(message["size"])
+            if "start" in message:
+                break
+            try:
+                self.store.add(message["parcel"], content)
+            except (OSError, lzma.LZMAError, tarfile.TarError) as error:
+                failed = failed or f"{message['parcel']} could not be kept in {self.cache}: {_told(error)}"
+        if failed:
+            self.wire.write({"failed": failed})
+            return False
+        try:
+            self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = self.lock(ask)
+            start = self.settings(message["start"], folder)
+            launch(folder, lock, start, content)
+        except RefusedError as refused:
+            self.wire.write({"refused": refused.holder})
+            return False
+        except OSError as error:
+            self.wire.write({"failed": f"the play could not be started: {_told(error)}"})
+            return False
+        self.wire.write({"started": True})
+        self.store.prune()
+        return True
+
+    def lock(self, ask: dict[str, Any]) -> int:
+        """Take the host's lock. A play that an earlier run of the same controller left is waited for."""
+        holder = {key: ask[key] for key in ("owner", "run", "about")} | {"since": int(time.time())}
+        told = False
+        while True:
+            try:
+                return take_lock(self.run, holder)
+            except RefusedError as refused:
+                if refused.holder.get("owner") != ask["owner"]:
+                    raise
+                if not told:
+                    told = True
+                    self.wire.write({"waits": refused.holder})
+                if select.select([self.wire.source], [], [], 0.2)[0]:
+                    self.wire.read()  # a cancel, or the session's end
+                    raise
+
+    def settings(self, start: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Return how to run the play here."""
+        temporary = folder / "tmp"
+        roles = os.pathsep.join(str(self.store.path(name)) for name in start["roles"])
+        tools, ansible = self.store.path(start["tools"]), self.store.path(start["ansible"])
+        environment = {
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": os.path.expanduser("~"),
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_CONFIG": str(tools / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": roles,
+            "ANSIBLE_HOME": str(temporary),
+            "ANSIBLE_LOCAL_TEMP": str(temporary),
+            "ANSIBLE_REMOTE_TEMP": str(temporary),
+            "HALLIGAN_EVENTS": str(folder / "events"),
+            **start["env"],
+        }
+        code = [f"-Xpycache_prefix={self.cache / 'pyc' / ansible.name}", "-I", str(tools / "play.py")]
+        argv = [sys.executable, *code, str(ansible), str(tools / "playbooks" / "run_role.yml"), *start["options"]]
+        return {"argv": argv, "env": environment, "timeout": start["timeout"]}
+
+    def follow(self, folder: Path, offset: int) -> None:
+        """Stream a play's events from a byte on until its end has been sent."""
+        pid, started = (folder / "pid").read_text().split()
+        ended = False
+        try:
+            handle = os.pidfd_open(int(pid))
+        except OSError:
+            handle = -1
+        with open(folder / "events", "rb") as events:
+            events.seek(offset)
+            changed = _inotify(folder / "events")
+            while not ended:
+                gone = handle < 0 or start_time(int(pid)) != started
+                lines = events.read()
+                lines = lines[: lines.rfind(b"\n") + 1]
+                events.seek(offset := offset + len(lines))
+                if lines:
+                    self.wire.write_bytes(lines)
+                    ended = lines[lines.rfind(b"\n", 0, -1) + 1 :].startswith(b'{"end"')
+                elif gone:
+                    self.wire.write({"end": {"rc": None, "why": "its supervisor was killed on the host"}})
+                    ended = True
+                else:
+                    self.wait(changed, handle, int(pid), started)
+        os.close(changed)
+        if handle >= 0:
+            os.close(handle)
+
+    def wait(self, changed: int, handle: int, pid: int, started: str) -> None:
+        """Wait until something was written, the supervisor ended, or the controller said something."""
+        if not self.wire.waiting():
+            readable = select.select([changed, handle, self.wire.source], [], [])[0]
+            if changed in readable:
+                os.read(changed, 4096)
+            if self.wire.source not in readable:
+                return
+        if self.wire.read().get("do") == "cancel" and start_time(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
+def _inotify(path: Path) -> int:
+    """Return a descriptor that becomes readable when a file is written to (inotify(7))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor: int = libc.inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0 or libc.inotify_add_watch(descriptor, os.fsencode(path), 2) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return descriptor
+
+
+def _told(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def places(given: str) -> tuple[Path, Path]:
+    """Return where parcels are kept and where plays run: memory, gone with the next boot."""
+    if given:
+        return Path(given) / "cache", Path(given) / "run"
+    if os.geteuid() == 0:
+        return Path("/var/cache/halligan/parcels"), Path("/run/halligan")
+    memory = Path(f"/run/user/{os.geteuid()}")
+    memory = memory / "halligan" if memory.is_dir() else Path(f"/dev/shm/halligan-{os.geteuid()}")
+    return Path(os.path.expanduser("~/.cache/halligan/parcels")), memory
+
+
+def main(place: str) -> None:
+    os.umask(0o022)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a broken session ends this process, never a play
+    wire = Wire(os.dup(0), os.dup(1))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    cache, run = places(place)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    wire.write(
+        {
+            "python": list(sys.version_info[:3]),
+            "boot": boot,
+            "clock": time.time(),
+            "name": socket.gethostname(),
+        }
+    )
+    with contextlib.suppress(EOFError):
+        Session(wire, cache, run).serve()
