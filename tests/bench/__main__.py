@@ -1,21 +1,23 @@
-"""`python -m tests.bench [--quick]`: measure, print a table, and without --quick write it into docs/performance.md.
+"""`python -m tests.bench [table] [compare] [--quick | --long]`: measure and print tables, all of them or those named.
 
-Every row is a process of its own. CPU seconds count, not wall time: the machine may have other work.
+Without --quick they are written into docs/performance.md; --long compares every tool at every size. Every row is a
+process of its own. CPU seconds count, not wall time: the machine may have other work.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.compare import CASES, LONG, QUICK, compare
 from tests.bench.measure import ROOT, Figures, in_fresh_process
 from tests.bench.site import write_site
+from tests.bench.tables import tables
 
 PAGE = ROOT / "docs" / "performance.md"
-_BEGIN, _END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,18 +142,39 @@ def _change_a_role(project: Path) -> None:
     path.write_text(path.read_text() + "# changed\n")
 
 
+def own(quick: bool) -> Iterator[str]:
+    """Yield the table of what needs no hosts: plans, simulated applies, the store."""
+    yield from ("| what | measured | goal | repeat |", "|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        yield from map(str, measurements((200,) if quick else (1000, 3000, 10000), Path(folder)))
+
+
+def compared(quick: bool) -> Iterator[str]:
+    """Yield the tables of our executors beside others'."""
+    cases = QUICK if quick else LONG if "--long" in sys.argv[1:] else CASES
+    yield from tables(compare(cases))
+
+
+_SECTIONS: Mapping[str, Callable[[bool], Iterator[str]]] = {"table": own, "compare": compared}
+
+
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
-    lines = ["| what | measured | goal | repeat |", "|---|---|---|---|"]
-    print("\n".join(lines))
-    with tempfile.TemporaryDirectory() as folder:
-        for row in measurements((200,) if quick else (1000, 3000, 10000), Path(folder)):
-            print(row, flush=True)
-            lines.append(str(row))
-    if not quick:
-        before, _, rest = PAGE.read_text().partition(_BEGIN)
-        _, _, after = rest.partition(_END)
-        PAGE.write_text(f"{before}{_BEGIN}{chr(10).join(lines)}\n{_END}{after}")
+    asked = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    for name in asked or _SECTIONS:
+        lines = []
+        for line in _SECTIONS[name](quick):
+            print(line, flush=True)
+            lines.append(line)
+        if not quick:
+            _write(name, lines)
+
+
+def _write(section: str, lines: Sequence[str]) -> None:
+    begin, end = (f"<!-- {section}: {side} -->\n" for side in ("begin", "end"))
+    before, _, rest = PAGE.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}{chr(10).join(lines)}\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""A controller with one batch: `python -m tests.bench.drive EXECUTOR PARCEL` runs it and prints what came of it."""
+"""A controller with one batch: `python -m tests.bench.drive EXECUTOR PARCEL` runs it and prints what came of it.
+
+`python -m tests.bench.drive pack FOLDER` packs ansible-core for carry into a cache and prints what that took.
+"""
 
 from __future__ import annotations
 
 import json
 import pickle
+import resource
 import sys
 import threading
 from collections import Counter
@@ -13,22 +17,38 @@ from typing import Any
 from orchestrator.model import Batch, Outcome, Process
 from tests.bench.measure import ROOT
 
+PARCELS = ROOT / ".cache" / "bench" / "parcels"
+
 
 def main() -> None:
     name, parcel = sys.argv[1:]
+    if name == "pack":
+        print(json.dumps(pack(Path(parcel))))
+        return
     options, batch = pickle.loads(Path(parcel).read_bytes())
     executor = made(name, {"home": ROOT, "site": "bench", "secret": lambda ref: ref.key, **options})
     print(json.dumps(run(executor, batch)))
 
 
 def made(name: str, options: dict[str, Any]) -> Any:
+    place = options.pop("place")
     if name == "carry":
         from orchestrator.executors.carry import CarryExecutor
+        from orchestrator.executors.carry.session import Link
 
-        return CarryExecutor(owner="bench", **options)
+        return CarryExecutor(owner="bench", cache=PARCELS, link=Link(place=place), **options)
     from orchestrator.executors.ansible import AnsibleExecutor
 
     return AnsibleExecutor(**options)
+
+
+def pack(cache: Path) -> dict[str, float]:
+    """Pack ansible-core as carry sends it, which a controller does once per version of it."""
+    from orchestrator.parcels import ansible_parcel
+
+    parcel = ansible_parcel(cache)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu_s": used.ru_utime + used.ru_stime, "mb": len(parcel.content) / 2**20}
 
 
 def run(executor: Any, batch: Batch) -> dict[str, Any]:
