@@ -246,7 +246,7 @@ class CarryExecutor:
                 return None
             return self._end(flight, run, Status.UNREACHABLE, f"the session to {run.node.name} broke: {error}")
         except RefusedError as error:
-            self._pool.give(session)
+            await self._pool.give(session)
             return self._end(flight, run, Status.FAILED, str(error))
         finally:
             flight.sessions.pop(run.node.name, None)
@@ -259,7 +259,7 @@ class CarryExecutor:
             self._note_skew(trip.flight, trip.run, session)
             trip.boot = session.hello.boot
         elif trip.boot != session.hello.boot:
-            self._pool.give(session)
+            await self._pool.give(session)
             trip.boot = ""
             raise UnreachableError(f"{trip.run.node.name} restarted in the middle of the play")
         return session
@@ -279,7 +279,7 @@ class CarryExecutor:
             outcome = self._end(flight, run, Status.FAILED, _problem(ending, flight))
         with contextlib.suppress(BrokenError):
             await session.forget(play)
-            self._pool.give(session)
+            await self._pool.give(session)
         return outcome
 
     def _ask(self, flight: _Flight, run: StepRun, offset: int) -> Ask:
@@ -354,23 +354,22 @@ class _Pool:
         async with self._logins:
             return await self._link.open(node)
 
-    def give(self, session: Session) -> None:
+    async def give(self, session: Session) -> None:
         self._idle.setdefault(session.node.name, []).append(session)
         self._idle.move_to_end(session.node.name)
         self._kept += 1
         if self._kept > _IDLE:
             node, sessions = next(iter(self._idle.items()))
-            sessions.pop().close()
+            oldest = sessions.pop(0)
             self._kept -= 1
             if not sessions:
                 del self._idle[node]
+            await oldest.close()
 
     async def close(self) -> None:
         sessions = [session for found in self._idle.values() for session in found]
         self._idle.clear()
-        for session in sessions:
-            session.close()
-        await asyncio.gather(*(session.closed() for session in sessions), return_exceptions=True)
+        await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
 
 
 def _problem(ending: Ending, flight: _Flight) -> str:

@@ -11,12 +11,14 @@ import contextlib
 import json
 import os
 import shlex
+import subprocess
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from socket import socketpair
 from typing import Any, cast
 
 import asyncssh
@@ -131,18 +133,27 @@ class Link:
     async def open(self, node: PlanNode) -> Session:
         """Log in and start the server. Raises UnreachableError or UnfitError."""
         connection = node.connection
-        async with self._reaching(node):
-            link = await asyncssh.connect(node.address, **self._options(node))
+        proxy = _proxy(node) if connection.proxy_command else None
+        try:
+            async with self._reaching(node):
+                socket = {"sock": proxy.socket} if proxy else {}
+                link = await asyncssh.connect(node.address, **socket, **self._options(node))
+        except BaseException:
+            if proxy:
+                proxy.end()
+            raise
         try:
             command = f"/usr/bin/python3 -I -c {shlex.quote(_BOOT)} {shlex.quote(self._place.format(node=node.name))}"
             if connection.user not in ("", "root"):
                 command = f"sudo -n -- {command}"
             async with self._reaching(node):
                 process = await link.create_process(command, encoding=None)
-                session = Session(node, link, process)
+                session = Session(node, link, process, proxy)
                 await session.greet()
         except BaseException:
             link.abort()
+            if proxy:
+                proxy.end()
             raise
         self.opened += 1
         return session
@@ -162,8 +173,6 @@ class Link:
             options["known_hosts"] = self._listed(connection.known_hosts)
         if connection.private_key:
             options |= {"client_keys": [self._keys(connection.private_key)], "agent_path": None}
-        if connection.proxy_command:
-            options["proxy_command"] = _proxy(node)
         return options
 
     def _is_listed(self, node: PlanNode) -> bool:
@@ -190,24 +199,48 @@ def _told(error: Exception) -> str:
     return os.strerror(number) if number else getattr(error, "reason", "") or str(error) or type(error).__name__
 
 
-def _proxy(node: PlanNode) -> list[str]:
-    """Return ssh_config(5)'s ProxyCommand with its tokens filled in."""
+class _Proxy:
+    """A ProxyCommand (ssh_config(5)): a process that stands between us and the host, on a pair of sockets."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.socket, theirs = socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                words, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL
+            )
+
+    def end(self) -> None:
+        """End it; its side of the pair is closed by then or soon."""
+        self.socket.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def _proxy(node: PlanNode) -> _Proxy:
+    """Start a node's ProxyCommand with its tokens filled in."""
     connection: Connection = node.connection
     tokens = {"%h": node.address, "%p": str(connection.port or 22), "%r": connection.user, "%%": "%"}
     words = shlex.split(connection.proxy_command)
     for token, value in tokens.items():
         words = [word.replace(token, value) for word in words]
-    return words
+    return _Proxy(words)
 
 
 class Session:
     """A connection that is logged in, with our server on its other end; used for one play after another."""
 
-    def __init__(self, node: PlanNode, link: asyncssh.SSHClientConnection, process: asyncssh.SSHClientProcess[bytes]):
+    def __init__(
+        self,
+        node: PlanNode,
+        link: asyncssh.SSHClientConnection,
+        process: asyncssh.SSHClientProcess[bytes],
+        proxy: _Proxy | None = None,
+    ) -> None:
         self.node = node
         self.hello = Hello(python=(), boot="", skew_s=0.0)
         self._link = link
         self._process = process
+        self._proxy = proxy
         self._buffer = b""
         self._cancelled = False
         self._following = False
@@ -278,15 +311,21 @@ class Session:
         """Say that a play's end is recorded here: the host may drop it."""
         await self._write({"do": "forget", "id": play})
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """End the session; the host's server ends with it, a play does not."""
         self._process.stdin.write_eof()
         self._link.close()
+        await self._link.wait_closed()
+        self._end_proxy()
 
     def abort(self) -> None:
+        """Drop a session that is broken."""
         self._link.abort()
+        self._end_proxy()
 
-    async def closed(self) -> None:
-        await self._link.wait_closed()
+    def _end_proxy(self) -> None:
+        if self._proxy:
+            self._proxy.end()
 
     async def _write(self, message: Mapping[str, Json], content: bytes = b"") -> None:
         try:
