@@ -17,7 +17,7 @@ from support.stand import OUTPUTS, Held, Recorder, Stand, failing, good
 
 from orchestrator.errors import StoreError
 from orchestrator.executors.fake import FakeExecutor, Script
-from orchestrator.model import Limits, Outcome, Policy, Retry, Rollout, Share, Status, StepId
+from orchestrator.model import PUSH, Executors, Limits, Outcome, Policy, Retry, Rollout, Share, Status, StepId
 from orchestrator.store import RunStatus, Store
 from orchestrator.topology import resolve
 
@@ -206,7 +206,8 @@ class Peaks(list):  # type: ignore[type-arg]
 
 def test_never_more_runs_at_once_than_the_limits_allow(stand):
     limits = Limits(steps=5, batches=2, batch=3, roles={"agent": 2}, groups={"compute": 4})
-    made = stand.plan(small_topology(12, policy=Policy(limits=limits)))
+    pushed = Executors(default=PUSH)  # batches are limited where each is a process of the controller
+    made = stand.plan(small_topology(12, policy=Policy(limits=limits, executors=pushed)))
     stand.events = Peaks()
     result = stand.apply(made, lambda b, r: Script(seconds=0.002, outputs=good(b, r).outputs))
     assert result.status is RunStatus.SUCCEEDED
