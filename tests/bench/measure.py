@@ -69,13 +69,20 @@ def record(site: str) -> dict[str, Any]:
     return succeed(site)
 
 
-def simulate(nodes: str, roles: str, steps: str, batches: str, store: str = "") -> dict[str, Any]:
-    """An apply in virtual time, with limits on steps and batches; committed if there is a path for a store."""
+def simulate(nodes: str, roles: str, executor: str, steps: str, batches: str, store: str = "") -> dict[str, Any]:
+    """An apply in virtual time, with limits on steps and pushed batches; committed if there is a path for a store."""
     from orchestrator.model import Limits
     from tests.bench.simulation import simulate as run
 
     limits = Limits(steps=int(steps), batches=int(batches))
-    return run(int(nodes), int(roles), limits=limits, store=store or None)
+    return run(int(nodes), int(roles), executor=executor, limits=limits, store=store or None)
+
+
+def apply(site: str) -> dict[str, Any]:
+    """A first apply of a site by the real loop into its store, on hosts that do nothing."""
+    from tests.bench.simulation import apply as run
+
+    return run(site)
 
 
 def inventory(site: str, plain: str) -> dict[str, Any]:
@@ -102,6 +109,7 @@ MEASURES: Mapping[str, Callable[..., dict[str, Any]]] = {
     "noop": noop,
     "record": record,
     "simulate": simulate,
+    "apply": apply,
     "append": append,
     "inventory": inventory,
 }

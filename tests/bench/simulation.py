@@ -2,6 +2,9 @@
 
 `Virtual` walks from event to event as `orchestrator.apply` does (one commit per turn: outcomes, then starts), but its
 clock jumps. So a day of a thousand hosts takes seconds, and the same seed gives the same run on every machine.
+
+Two ways to the hosts are simulated. CARRY: a batch costs the controller nothing, so it goes on at once. PUSH: a batch
+is a process, so there are few, and the next one waits for outcomes to gather.
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import heapq
 import math
 import random
+import resource
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +22,16 @@ from typing import Any
 
 from orchestrator import graph, plan
 from orchestrator.executors.ansible import AnsibleExecutor
+from orchestrator.executors.fake import FakeExecutor, Script
 from orchestrator.model import (
+    CARRY,
+    PUSH,
     Action,
     Batch,
     Catalog,
     Contract,
     Event,
+    Executors,
     Fingerprint,
     Group,
     Limits,
@@ -48,7 +56,7 @@ from orchestrator.schedule import Schedule, Verdict
 from orchestrator.store import Run, RunStatus, Store, kinds
 from orchestrator.topology import resolve
 
-__all__ = ["FAR", "Result", "Virtual", "append", "dice", "simulate", "succeed", "twenty_roles"]
+__all__ = ["FAR", "Result", "Virtual", "append", "apply", "dice", "linear", "simulate", "succeed", "twenty_roles"]
 
 Fate = Callable[[Batch, StepRun], Outcome]  # `seconds` says how long the attempt takes
 
@@ -57,12 +65,16 @@ FAR = 10**9  # a limit that never holds
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a simulated run came to, in virtual seconds. `bound_s` is what no scheduler could beat."""
+    """What a simulated run came to, in virtual seconds.
+
+    `bound_s` is what no scheduler could beat: the longest chain of steps, the host with most work, or all the work
+    shared by all slots, retries and their pauses included. `linear_s` is what Ansible would take, see `linear`.
+    """
 
     makespan_s: float
     bound_s: float
-    critical_s: float
-    work_s: float
+    linear_s: float
+    lockstep_s: float
     counts: Mapping[Status, int]
     attempts: int
     batches: int
@@ -83,8 +95,8 @@ class Virtual:
     now: float = 0.0
     batches: int = 0
     attempts: int = 0
-    work_s: float = 0.0
-    spent: Counter[str] = field(default_factory=Counter)  # step -> seconds from its first start, pauses included
+    worked: Counter[str] = field(default_factory=Counter)  # step -> seconds of all its attempts
+    paused: Counter[str] = field(default_factory=Counter)  # step -> seconds between them
 
     def run(self) -> Result:
         schedule = Schedule(self.made)
@@ -132,8 +144,7 @@ class Virtual:
             self._started[run.step] = run
             self.attempts += 1
             outcome = self.fate(batch, run)
-            self.work_s += outcome.seconds
-            self.spent[run.step] += outcome.seconds
+            self.worked[run.step] += outcome.seconds
             heapq.heappush(running, (self.now + outcome.seconds, self.attempts, outcome))
             step = self._steps[run.step]
             events.append(
@@ -159,7 +170,7 @@ class Virtual:
         if verdict.retry_in_s is None:
             self._note(outcome, events, prints)
         else:
-            self.spent[outcome.step] += verdict.retry_in_s
+            self.paused[outcome.step] += verdict.retry_in_s
             events.append(
                 kinds.step_retry(
                     self._steps[outcome.step],
@@ -195,17 +206,41 @@ class Virtual:
         )
 
     def _result(self, schedule: Schedule) -> Result:
-        critical_s, _ = graph.critical_path(plan.step_graph(self.made), lambda item: self.spent[item])
-        bound_s = max(critical_s, self.work_s / self.made.policy.limits.steps)
+        limits, steps = self.made.policy.limits, self.made.steps
+        chain_s, _ = graph.critical_path(plan.step_graph(self.made), lambda item: self.worked[item] + self.paused[item])
+        host_s: Counter[str] = Counter()
+        for step in steps:
+            host_s[step.node] += self.worked[step.id] / limits.per_node
         return Result(
             makespan_s=self.now,
-            bound_s=bound_s,
-            critical_s=critical_s,
-            work_s=self.work_s,
+            bound_s=max(chain_s, self.worked.total() / limits.steps, *host_s.values()),
+            linear_s=linear(steps, self.worked, limits.steps),
+            lockstep_s=linear(steps, self.worked, limits.steps, serial=True),
             counts=Counter(outcome.status for outcome in schedule.outcomes.values()),
             attempts=self.attempts,
             batches=self.batches,
         )
+
+
+def linear(steps: Sequence[Step], worked: Mapping[str, float], forks: int, *, serial: bool = False) -> float:
+    """Return the seconds that Ansible's linear strategy takes for the same steps, each as long as here, without pauses.
+
+    Role by role: no host begins one before all hosts have ended the one before it. A fork that is free takes the next
+    host; with `serial` (as of a play) it waits until as many hosts as there are forks are done.
+    """
+    roles: dict[str, list[float]] = defaultdict(list)
+    for step in steps:
+        roles[step.role].append(worked[step.id])
+    total_s = 0.0
+    for durations in roles.values():
+        if serial:
+            total_s += sum(max(durations[start : start + forks]) for start in range(0, len(durations), forks))
+            continue
+        busy_until = [0.0] * min(forks, len(durations))
+        for seconds in durations:
+            heapq.heapreplace(busy_until, busy_until[0] + seconds)
+        total_s += max(busy_until)
+    return total_s
 
 
 def dice(seed: int, *, failures: float = 0.02, spread: float = 0.6) -> Fate:
@@ -231,7 +266,7 @@ def dice(seed: int, *, failures: float = 0.02, spread: float = 0.6) -> Fate:
 _CONTROLLERS = ("database", "queue", "identity", "image", "network")
 
 
-def twenty_roles(nodes: int, roles: int, limits: Limits) -> Plan:
+def twenty_roles(nodes: int, roles: int, limits: Limits, executor: str = CARRY) -> Plan:
     """Return the plan of a new site: three controllers, and nodes with that many roles each, in layers of four."""
     contracts: dict[str, Contract] = {"base": _role("base")}
     for name in _CONTROLLERS:
@@ -255,7 +290,11 @@ def twenty_roles(nodes: int, roles: int, limits: Limits) -> Plan:
         profiles={},
         groups=groups,
         nodes={name: Node(name=name, address="10.0.0.1", groups=("all", group)) for name, group in names.items()},
-        policy=Policy(limits=limits, retry=Retry(failed=3, unreachable=3, backoff_s=5.0)),
+        policy=Policy(
+            limits=limits,
+            retry=Retry(failed=3, unreachable=3, backoff_s=5.0),
+            executors=Executors(default=executor),
+        ),
         digest="bench",
     )
     catalog: Catalog = contracts
@@ -286,12 +325,14 @@ def _role(name: str, *, on_node: Sequence[str] = (), on_site: Sequence[str] = ()
 # --- measurements -----------------------------------------------------------------------------------------------------
 
 
-def simulate(nodes: int, roles: int, *, store: str | None, limits: Limits, seed: int = 1) -> dict[str, Any]:
+def simulate(
+    nodes: int, roles: int, *, executor: str, store: str | None, limits: Limits, seed: int = 1
+) -> dict[str, Any]:
     """Return the figures of a simulated run; with `store`, committed to a new SQLite file there."""
-    made = twenty_roles(nodes, roles, limits)
+    made = twenty_roles(nodes, roles, limits, executor)
     opened = Store.open(store) if store else None
     before = time.process_time()
-    result = Virtual(made, dice(seed), opened, AnsibleExecutor.gather_s).run()
+    result = Virtual(made, dice(seed), opened, AnsibleExecutor.gather_s if executor == PUSH else 0.0).run()
     cpu_s = time.process_time() - before
     if opened:
         opened.close()
@@ -301,8 +342,9 @@ def simulate(nodes: int, roles: int, *, store: str | None, limits: Limits, seed:
         "batches": result.batches,
         "makespan_s": result.makespan_s,
         "bound_s": result.bound_s,
-        "critical_s": result.critical_s,
         "ratio": result.ratio,
+        "linear": result.linear_s / result.makespan_s,
+        "lockstep": result.lockstep_s / result.makespan_s,
         "failed": result.counts.get(Status.FAILED, 0) + result.counts.get(Status.UNREACHABLE, 0),
         "cpu_ms_per_step": cpu_s / len(made.steps) * 1000,
     }
@@ -325,6 +367,43 @@ def succeed(site: str) -> dict[str, Any]:
 
 def _at_once(fate: Fate) -> Fate:
     return lambda batch, run: replace(fate(batch, run), seconds=1.0)
+
+
+def apply(site: str) -> dict[str, Any]:
+    """Apply a site for the first time, with the real loop, store and timers, on hosts that are done at once."""
+    from orchestrator.service import open_site
+
+    def script(batch: Batch, run: StepRun) -> Script:
+        return Script(outputs={name: f"{name} of {run.node.name}" for name in batch.role.outputs})
+
+    opened = open_site(site, executor=lambda *_: FakeExecutor(script))
+    made = opened.plan()
+    resident_mb: list[float] = []
+    finished = 0
+
+    def watch(event: Event) -> None:
+        nonlocal finished
+        finished += event.kind == kinds.STEP_FINISHED
+        if finished > len(resident_mb) * len(made.steps) / 10:
+            resident_mb.append(_resident_mb())
+
+    before = time.process_time()
+    result = opened.apply(made, on_event=watch)
+    cpu_s = time.process_time() - before
+    early, late = resident_mb[1], _resident_mb()
+    return {
+        "steps": len(made.steps),
+        "changed": result.counts[Status.CHANGED],
+        "cpu_ms_per_step": cpu_s / len(made.steps) * 1000,
+        "early_mb": early,
+        "late_mb": late,
+        "mb_per_step": late / len(made.steps),
+    }
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def append(events: int, batch: int, folder: Path) -> dict[str, Any]:
