@@ -11,7 +11,7 @@ import contextlib
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.executors import Executor, Report
 from orchestrator.model import Batch, Event, Fingerprint, Outcome, Plan, Process, Status, Step, StepId, StepRun
@@ -146,7 +146,9 @@ class _Loop:
                 case Process() if item.batch:
                     self._pending.events.append(kinds.batch_process(item, run=self._run, at=now))
                 case Outcome() if item.step not in self._schedule.outcomes:
-                    verdict = self._schedule.verdict(item)
+                    self._note_log(item, now)
+                    # The store keeps what it printed; in memory stays only what the result tells of a failure.
+                    verdict = self._schedule.verdict(replace(item, log="") if item.status.good else item)
                     self._note_verdict(verdict, now)
                     for skip in self._schedule.record(verdict, now):
                         self._note_outcome(skip, now)
@@ -170,7 +172,6 @@ class _Loop:
         if verdict.retry_in_s is None:
             self._note_outcome(outcome, now)
             return
-        self._note_log(outcome, now)
         self._pending.events.append(
             kinds.step_retry(
                 self._steps[outcome.step],
@@ -188,7 +189,6 @@ class _Loop:
             event = kinds.step_skipped(step, run=self._run, at=now, cause=outcome.cause, reason=outcome.problem)
             self._pending.events.append(event)
             return
-        self._note_log(outcome, now)
         self._pending.events.append(
             kinds.step_finished(
                 step,
@@ -203,7 +203,7 @@ class _Loop:
     def _digest(self, step: Step, outcome: Outcome) -> str:
         if outcome.unrun:
             return step.last
-        run = self._started.get(step.id) or self._schedule.step_run(step.id)
+        run = self._started.pop(step.id, None) or self._schedule.step_run(step.id)
         if run is None:
             return step.digest
         if run.fingerprint and outcome.status.good:
