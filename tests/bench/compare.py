@@ -1,7 +1,7 @@
 """The same work by plain Ansible, Mitogen, pyinfra and our executors, side by side: what it costs either side.
 
 `python -m tests.bench compare` measures all of it into docs/performance.md; `python -m tests.bench.compare WHO HOSTS
-TASKS [TIMES]` measures one of them and prints its figures.
+TASKS [TIMES]` measures one of them and prints its figures. WHO may be carry-alone: hosts that run nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tests.bench.measure import ROOT
 from tests.bench.work import COLD_PORT, OTHER_PORT, Work
 
 __all__ = [
+    "ALONE",
     "CASES",
     "LONG",
     "PHASES",
@@ -37,12 +38,14 @@ __all__ = [
     "ToolError",
     "compare",
     "measure",
+    "measure_alone",
     "pack",
     "there",
 ]
 
 OTHERS = ROOT / ".cache" / "bench" / "venv"  # what we compare with and do not depend on
 _OTHERS = ("mitogen==0.3.54", "pyinfra==3.10.0")
+ALONE = "carry-alone"
 PHASES = {"first": COLD_PORT, "again": COLD_PORT, "change": OTHER_PORT}
 
 
@@ -136,7 +139,7 @@ def pack(cache: Path) -> Mapping[str, float]:
 
 
 def there(who: str) -> bool:
-    return who != "carry" or importlib.util.find_spec("orchestrator.executors.carry") is not None
+    return who not in ("carry", ALONE) or importlib.util.find_spec("orchestrator.executors.carry") is not None
 
 
 def others() -> Path:
@@ -169,8 +172,26 @@ def measure(
     for phase in phases:
         port = PHASES[phase]
         command = WHO[who](work, port)
-        usage = work.hosts.watch(command.arguments, command.environment, ROOT)
+        usage = work.hosts.watch(command.arguments, command.environment)
         if usage.code or not work.shows(port):
+            raise ToolError(f"{phase} run, exit code {usage.code}: {_last_words(usage.said)}")
+        yield phase, Figures(usage=replace(usage, said=""), changed=command.changed(usage.said))
+
+
+def measure_alone(hosts: int, tasks: int, folder: Path) -> Iterator[tuple[str, Figures]]:
+    """Let carry do the work on hosts that answer at once with what one real host said: the controller's side alone."""
+    dict(measure("carry", 1, tasks, folder / "real", ("first",)))
+    record = (folder / "real" / "given" / "runs" / f"b{COLD_PORT}" / "events.jsonl").read_text().splitlines()
+    events = folder / "events"
+    said = [line for line in record if "end" not in json.loads(line)]
+    events.write_text("\n".join([*said, json.dumps({"end": {"rc": 0, "why": "", "said": ""}}), ""]))
+    work = Work(Hosts(folder / "replayed", hosts), tasks)
+    for phase, kind in (("first", "fresh"), ("again", "kept")):
+        replay = [sys.executable, "-m", "tests.bench.replay", work.hosts.folder, work.hosts.server.port, events, kind]
+        work.hosts.commands = [[str(argument) for argument in replay]]
+        command = WHO["carry"](work, COLD_PORT)
+        usage = work.hosts.watch(command.arguments, command.environment)
+        if usage.code or not usage.said:
             raise ToolError(f"{phase} run, exit code {usage.code}: {_last_words(usage.said)}")
         yield phase, Figures(usage=replace(usage, said=""), changed=command.changed(usage.said))
 
@@ -203,10 +224,14 @@ CASES = (  # plain Ansible takes a third of a CPU second per host and task, so n
     Case(hosts=200, tasks=21, who=("carry",), times=(1, 1, 1)),
     Case(hosts=10, tasks=100, who=("linear", "push"), times=(1,)),
     Case(hosts=10, tasks=100, who=_QUICK_ONES, times=(1, 1, 1)),
+    Case(hosts=1000, tasks=21, who=(ALONE,), times=(1, 1)),
 )
-LONG = tuple(
-    Case(hosts=hosts, tasks=tasks, who=_ALL, times=(times,) * 3)
-    for hosts, tasks, times in ((10, 21, 3), (50, 21, 3), (200, 21, 1), (10, 100, 3))
+LONG = (
+    Case(hosts=10, tasks=21, who=_ALL, times=(3, 3, 3)),
+    Case(hosts=50, tasks=21, who=_ALL, times=(3, 3, 3)),
+    Case(hosts=200, tasks=21, who=_ALL, times=(1, 1, 1)),
+    Case(hosts=10, tasks=100, who=_ALL, times=(3, 3, 3)),
+    Case(hosts=1000, tasks=21, who=(ALONE,), times=(3, 3)),
 )
 QUICK = (Case(hosts=10, tasks=21, who=("linear", *_QUICK_ONES, "push"), times=(1,)),)
 
@@ -223,7 +248,8 @@ def compare(cases: Sequence[Case]) -> Found:
             for who in filter(there, case.who if phases else ()):
                 try:
                     with tempfile.TemporaryDirectory() as folder:
-                        for phase, figures in measure(who, case.hosts, case.tasks, Path(folder) / "b", phases):
+                        given = case.hosts, case.tasks, Path(folder) / "b"
+                        for phase, figures in measure_alone(*given) if who == ALONE else measure(who, *given, phases):
                             found.setdefault((case.hosts, case.tasks, phase, who), []).append(figures)
                             print(f"{who}, {case.hosts} x {case.tasks}, {phase}", file=sys.stderr, flush=True)
                 except ToolError as problem:
@@ -235,7 +261,8 @@ def main() -> None:
     who, hosts, tasks, *times = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(int(times[0]) if times else 1):
-            for phase, figures in measure(who, int(hosts), int(tasks), Path(folder) / str(turn)):
+            given = int(hosts), int(tasks), Path(folder) / str(turn)
+            for phase, figures in measure_alone(*given) if who == ALONE else measure(who, *given):
                 told = asdict(figures.usage) | {"changed": figures.changed}
                 del told["said"], told["code"]
                 print(phase, json.dumps({name: round(value, 2) for name, value in told.items()}), flush=True)

@@ -27,7 +27,10 @@ def main() -> None:
         return
     options, batch = pickle.loads(Path(parcel).read_bytes())
     executor = made(name, {"home": ROOT, "site": "bench", "secret": lambda ref: ref.key, **options})
-    print(json.dumps(run(executor, batch)))
+    found = run(executor, batch)
+    print(json.dumps(found))
+    if found["problem"]:
+        raise SystemExit(found["problem"])
 
 
 def made(name: str, options: dict[str, Any]) -> Any:

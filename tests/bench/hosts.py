@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.model import PlanNode
+from tests.bench.measure import ROOT
 from tests.bench.reaper import descendants
 from tests.support import sshd
 
@@ -54,22 +55,23 @@ class Hosts:
             home.mkdir(parents=True)
         self.work.mkdir()
         self.server = sshd.prepare(folder, tuple(homes), homes=homes, log_level="VERBOSE")
+        self.commands: Sequence[Sequence[str]] = self.server.commands  # that make the hosts answer
         connection = self.server.connection(user="root" if os.geteuid() == 0 else "")
         self.nodes = [
             PlanNode(name=name, platform="debian-12", address=address, connection=connection)
             for name, address in addresses.items()
         ]
 
-    def watch(self, command: Sequence[object], environment: Mapping[str, str], cwd: Path) -> Usage:
+    def watch(self, command: Sequence[object], environment: Mapping[str, str]) -> Usage:
         """Run a command to its end, and everything that it leaves running."""
         log = self.folder / "sshd.log"
         printed = self.folder / "printed"
         with log.open("w") as heard, printed.open("w") as said:
-            far = _reaper(self.folder / "hosts.json", self.server.commands, 10, heard)
+            far = _reaper(self.folder / "hosts.json", self.commands, 10, heard)
             try:
                 self._wait_for_sshd(log)
-                options = {"env": {**os.environ, **environment}, "cwd": cwd}
-                near = _reaper(self.folder / "controller.json", [list(map(str, command))], 0, said, **options)
+                ours = [str(argument) for argument in command]
+                near = _reaper(self.folder / "controller.json", [ours], 0, said, env={**os.environ, **environment})
                 try:
                     peak_mb = _watched(near)
                 finally:
@@ -103,7 +105,7 @@ def _reaper(
     report: Path, commands: Sequence[Sequence[str]], patience_s: float, out: Any, **options: Any
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-I", str(_REAPER), str(report), json.dumps(commands), str(patience_s)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options)
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=ROOT, **options)
 
 
 def _watched(process: subprocess.Popen[bytes]) -> float:

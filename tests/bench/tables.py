@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.compare import PHASES, WHO, Figures, Found, pack, there
+from tests.bench.compare import ALONE, PHASES, WHO, Figures, Found, pack, there
 
 __all__ = ["tables"]
 
@@ -20,6 +20,7 @@ _NAMES = {
     "pyinfra": "pyinfra",
     "push": "Halligan, push",
     "carry": "Halligan, carry",
+    ALONE: "Halligan, carry, hosts that run nothing",
 }
 _RUNS = {"first": "first", "again": "no change", "change": "one change"}
 _MISSING = "not measured yet"
@@ -29,7 +30,6 @@ _HEAD = (
 )
 # What other issues bring.
 _TO_COME = (
-    ("carry, controller alone, 1,000 hosts that answer at once", "1 MB per host", "`python -m tests.bench compare`"),
     ("boot storm (issue bare metal)", "", ""),
     ("WinRM / PSRP (issue Hyper-V)", "", ""),
 )
@@ -38,16 +38,17 @@ _TO_COME = (
 def tables(found: Found) -> Iterator[str]:
     """Yield the lines."""
     yield from ("| goal | wanted | measured | repeat |", "|---|---|---|---|")
-    for hosts, tasks in sorted({key[:2] for key in found}, key=lambda size: size[::-1]):
+    for hosts, tasks in sorted({key[:2] for key in found if key[3] != ALONE}, key=lambda size: size[::-1]):
         for goal in _GOALS:
             yield _goal(goal, found, hosts, tasks)
     yield from _memory(found)
+    yield from _alone(found)
     if there("carry"):
         yield _packing()
     for what, wanted, repeat in _TO_COME:
         yield f"| {what} | {wanted} | {_MISSING} | {repeat} |"
     yield from ("", _HEAD, "|---|---|---|" + "---:|" * 7 + "---|")
-    place = {name: number for number, name in enumerate([*PHASES, *WHO])}
+    place = {name: number for number, name in enumerate([*PHASES, *WHO, ALONE])}
     for key in sorted(found, key=lambda key: (key[1], key[0], place[key[2]], place[key[3]])):
         yield _row(*key, found[key])
 
@@ -114,6 +115,16 @@ def _memory(found: Found) -> Iterator[str]:
         each = (peaks[hosts] - peaks[least]) / (hosts - least)
         what = f"controller memory per host, carry, {hosts} hosts beside {least}"
         yield f"| {what} | 1 MB | {each:.2f} MB | `python -m tests.bench.compare carry {hosts} 21` |"
+
+
+def _alone(found: Found) -> Iterator[str]:
+    """Yield what the controller holds with hosts that run nothing: all of its memory, shared by all of them."""
+    for (hosts, tasks, phase, who), figures in found.items():
+        if (phase, who) == ("first", ALONE) and not isinstance(figures, str):
+            each = statistics.median(item.usage.peak_mb for item in figures) / hosts
+            what = f"controller memory per host, carry, {hosts} hosts that run nothing"
+            repeat = f"`python -m tests.bench.compare {ALONE} {hosts} {tasks}`"
+            yield f"| {what} | 1 MB | {each:.2f} MB | {repeat} |"
 
 
 def _packing() -> str:
