@@ -42,6 +42,7 @@ def batch_inventory(batch: Batch, site: str, secret: Reveal) -> dict[str, Json]:
         "halligan_role": batch.role.name,
         "halligan_tasks_from": _REMOVE if batch.action is Action.REMOVE else "main",
         "halligan_facts": list(batch.role.facts),
+        "halligan_facts_age": batch.facts_age_s,
         "halligan_outputs": {} if batch.action is Action.REMOVE else dict(batch.role.outputs),
     }
     hosts = {}

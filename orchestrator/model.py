@@ -216,6 +216,7 @@ class Policy:
     blast_radius: BlastRadius = BlastRadius()
     rollout: Mapping[str, Rollout] = field(default_factory=dict)  # role -> rollout, wins over the contract's
     executors: Executors = Executors()
+    facts_age_s: float = 900.0  # how long gathered facts are used again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -522,6 +523,7 @@ class Batch:
     timeout_s: float
     check: bool = False  # change nothing, report what would change
     executor: str = PUSH
+    facts_age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

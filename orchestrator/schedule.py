@@ -415,6 +415,7 @@ class Schedule:
             timeout_s=timeouts.roles.get(role, timeouts.default_s),
             check=self._check or action is Action.CHECK,
             executor=executor,
+            facts_age_s=self._plan.policy.facts_age_s,
         )
 
     def _run(self, step: Step) -> StepRun | Outcome:

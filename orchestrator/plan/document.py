@@ -302,6 +302,7 @@ def _policy(item: dict[str, Any]) -> Policy:
         blast_radius=BlastRadius(**{name: _maybe(_share, text) for name, text in item["blast_radius"].items()}),
         rollout={role: _rollout(rollout) for role, rollout in item["rollout"].items()},
         executors=Executors(**item.get("executors", {})),
+        facts_age_s=item.get("facts_age_s", 0.0),
     )
 
 

@@ -33,6 +33,7 @@ def policy(model: PolicyModel, document: Document) -> Policy:
             default=model.executors.default or "",
             places=_places(model.executors, document),
         ),
+        facts_age_s=model.facts_age,
     )
 
 

@@ -261,6 +261,10 @@ class PolicyModel(Model):
         default_factory=ExecutorsModel,
         description="Who applies roles; wins over what contracts ask for and over Halligan's own choice.",
     )
+    facts_age: DurationField = Field(
+        default=900.0,
+        description="How long facts of a host are used again, unless a role changed something there; 0: never.",
+    )
 
 
 class ClusterModel(Model):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 from ansible.plugins.callback.default import CallbackModule as Default
 
@@ -121,6 +122,11 @@ class CallbackModule(Default):
     def v2_on_file_diff(self, result):
         super().v2_on_file_diff(result)
         self._tell_text("on_file_diff", result)
+
+    def v2_playbook_on_stats(self, stats):
+        """Drop the facts that were kept when something changed: the only host here is this one."""
+        if stats.changed:
+            shutil.rmtree(os.environ["HALLIGAN_FACTS"], ignore_errors=True)
 
     def _tell_text(self, kind, result):
         if self._display.has_text():

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -291,6 +291,23 @@ def test_an_ansible_that_cannot_start_says_why(ansible, tmp_path):
 
 def test_a_rescue_inside_a_role_is_no_failure(real):
     assert real.run(real.batch(one="rescue"))["one"].status is Status.CHANGED
+
+
+def test_facts_are_gathered_when_asked_for_and_kept_until_something_changes(real):
+    def gathered(name: str) -> bool:
+        batch = real.batch(name, one="go")
+        role = replace(batch.role, facts=("min",), outputs={"distribution": "{{ ansible_facts.distribution }}"})
+        done = real.run(replace(batch, role=role, facts_age_s=3600.0))["one"]
+        assert done.status.good
+        assert done.outputs["distribution"] == "Debian"
+        return "TASK [Gather the facts that the contract asks for]" in done.log
+
+    assert gathered("b1")  # and it changes the host
+    assert gathered("b2")
+    assert not gathered("b3")
+    (real.folder / "one").unlink()
+    assert not gathered("b4")  # changes the host
+    assert gathered("b5")
 
 
 def test_a_wrong_host_key_is_told_in_words(real, tmp_path):

@@ -24,7 +24,7 @@ from typing import Any
 from orchestrator.executors.base import Report
 from orchestrator.executors.events import Reader
 from orchestrator.inventory import batch_inventory
-from orchestrator.model import PUSH, Batch, Json, Outcome, Process, SecretRef, StepRun
+from orchestrator.model import PUSH, Batch, Json, Outcome, Process, SecretRef, Status, StepRun
 from orchestrator.processes import end, end_users, start_time
 
 __all__ = ["AnsibleExecutor"]
@@ -61,6 +61,7 @@ class AnsibleExecutor:
         self._folder = runs
         self._secret = secret
         self._roles = tuple(roles) or (home / "roles",)
+        self._facts = runs.parent.parent / "facts"  # of every host, for as long as they are young
         self._sockets = _private_path(runs)  # of ssh's shared connections
         self._runs: dict[str, _Run] = {}
         self._lock = threading.Lock()
@@ -161,7 +162,8 @@ class AnsibleExecutor:
             artifact_dir=str(run.folder.parent),
             ident=run.folder.name,
             event_handler=lambda event: self._on_event(run, event),
-            envvars=self._environment(),
+            envvars=self._environment(run.batch),
+            fact_cache_type="ours",  # else it points Ansible to a cache of its own
             quiet=True,
             suppress_env_files=True,
         )
@@ -175,8 +177,13 @@ class AnsibleExecutor:
         with runner.stdout as printed, runner.stderr as errors:
             return _last_words(f"{printed.read()}\n{errors.read()}")
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, batch: Batch) -> dict[str, str]:
+        facts = {
+            "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self._facts),
+        }
         return {
+            **(facts if batch.role.facts else {}),
             "ANSIBLE_CONFIG": str(self._home / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path.absolute()) for path in self._roles),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
@@ -193,6 +200,9 @@ class AnsibleExecutor:
             if run.stop:
                 self._stop(run, run.stop)
         if outcome := run.reader.read(event, time.monotonic() - run.started):
+            if outcome.status is not Status.OK:
+                for kept in self._facts.glob(f"s*_{event['event_data']['host']}"):  # Ansible puts its format before it
+                    kept.unlink(missing_ok=True)
             run.report(outcome)
         return True  # ansible-runner keeps the event in the artifacts
 

@@ -62,6 +62,7 @@ class Packer:
             "ansible": ansible.name,
             "options": ["--check", "--diff"] if batch.check else [],
             "env": dict(_ENVIRONMENT),
+            "facts": bool(batch.role.facts),
             "timeout": batch.timeout_s,
         }
         return Cargo(parcels={parcel.name: parcel for parcel in (ansible, tools, *roles)}, start=start)

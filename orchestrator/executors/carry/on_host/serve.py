@@ -404,6 +404,12 @@ class Session:
             "HALLIGAN_EVENTS": str(folder / "events"),
             **start["env"],
         }
+        if start["facts"]:
+            environment |= {
+                "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+                "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.run / "facts"),
+            }
+        environment["HALLIGAN_FACTS"] = str(self.run / "facts")
         code = [f"-Xpycache_prefix={self.cache / 'pyc' / ansible.name}", "-I", str(tools / "play.py")]
         argv = [sys.executable, *code, str(ansible), str(tools / "playbooks" / "run_role.yml"), *start["options"]]
         return {"argv": argv, "env": environment, "timeout": start["timeout"]}
