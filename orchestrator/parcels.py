@@ -24,7 +24,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Parcel", "ansible_parcel", "known_key", "read_tree", "role_files", "tree_digest", "tree_parcel", "unpack"]
+__all__ = [
+    "ON_HOST",
+    "Parcel",
+    "ansible_parcel",
+    "ansible_version",
+    "known_key",
+    "read_tree",
+    "role_files",
+    "tree_digest",
+    "tree_parcel",
+    "unpack",
+]
+
+ON_HOST = Path("/var/cache/halligan/parcels")
+"""Where a host keeps parcels, and where images that we build have the one of ansible-core already."""
 
 _LIBRARIES = ("ansible-core", "jinja2", "markupsafe", "packaging", "resolvelib", "pyyaml")
 # Of ansible-core, what a play needs: neither its other commands, nor collections' tools, nor modules for Windows.
@@ -102,8 +116,7 @@ def unpack(parcel: Parcel, folder: Path) -> Path:
 
 def ansible_parcel(cache: Path) -> Parcel:
     """Return the parcel of ansible-core, packed once per set of versions and kept in `cache`."""
-    versions = "-".join(importlib.metadata.version(name) for name in _LIBRARIES)
-    kept = cache / f"ansible-{hashlib.sha256((versions + _own_source()).encode()).hexdigest()[:16]}"
+    kept = cache / f"ansible-{ansible_version()}"
     if kept.exists():
         digest, _, content = kept.read_bytes().partition(b"\n")
         return Parcel(kind="ansible", digest=digest.decode(), content=content)
@@ -115,13 +128,15 @@ def ansible_parcel(cache: Path) -> Parcel:
     return parcel
 
 
+def ansible_version() -> str:
+    """Name what `ansible_parcel` packs, without packing it: the versions of the libraries, and how this file packs."""
+    versions = [importlib.metadata.version(name) for name in _LIBRARIES]
+    return hashlib.sha256("\n".join([*versions, Path(__file__).read_text()]).encode()).hexdigest()[:16]
+
+
 def known_key(base: bool, text: str) -> str:
     """Return the key of a YAML text in known.json; `base`: read with scalars left as strings."""
     return hashlib.sha256(f"{'base' if base else 'safe'} {text}".encode()).hexdigest()[:32]
-
-
-def _own_source() -> str:
-    return Path(__file__).read_text()
 
 
 def _ansible_tree() -> dict[str, tuple[int, bytes]]:

@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator import parcels
 from orchestrator.lab import apt
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.host import Cgroup, flock, spawn, tail
@@ -88,7 +90,8 @@ def _options() -> tuple[str, ...]:
 
 def digest() -> str:
     """Names the image by its recipe: another recipe makes another image, and running nodes keep theirs."""
-    return hashlib.sha256("\0".join((apt.CODENAME, *_options())).encode()).hexdigest()[:16]
+    recipe = (apt.CODENAME, *_options(), parcels.ansible_version())
+    return hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:16]
 
 
 def folder(places: Places, name: str) -> Path:
@@ -139,7 +142,19 @@ def _build(lab: Lab, places: Places, conf: str, target: Path) -> None:
             detail=tail(log, 25),
             hint="If an archive cannot be reached, check `apt-get update` on this machine; then run `up` again.",
         )
+    _load(partial, places)
     partial.rename(target)
+
+
+def _load(tree: Path, places: Places) -> None:
+    """Put ansible-core into the image, compiled by the image's own Python: the first contact need not send it."""
+    kept = tree / parcels.ON_HOST.relative_to("/")
+    parcel = parcels.ansible_parcel(places.cache / "parcels")
+    parcels.unpack(parcel, kept)
+    inside = parcels.ON_HOST / parcel.name
+    compiled = f"-Xpycache_prefix={parcels.ON_HOST / 'pyc' / parcel.name}"
+    command: list[str | Path] = ["chroot", tree, "/usr/bin/python3", "-I", compiled, "-m", "compileall", "-qq", inside]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
 def forget_partial(places: Places) -> None:
