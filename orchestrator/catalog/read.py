@@ -16,7 +16,7 @@ from orchestrator.model import MAGIC, Cardinality, Catalog, Contract, Json, Opti
 from orchestrator.yaml import Document, Findings
 from orchestrator.yaml.check import parse
 
-__all__ = ["read", "skipped"]
+__all__ = ["read"]
 
 _ROLE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -38,20 +38,6 @@ def read(files: RoleFiles) -> Catalog:
         controller, includes = needs(name, sources, asked)
         found[name] = replace(contract, controller=controller, includes=includes)
     return found
-
-
-def skipped(files: RoleFiles) -> tuple[Problem, ...]:
-    """Return a warning for every role folder that is no Halligan role, because it has no contract."""
-    return tuple(
-        Problem(
-            code="catalog.no-contract",
-            summary=f"{role.name} is not a Halligan role: it has no meta/contract.yml",
-            where=Location(file=role.shown),
-            severity="warning",
-        )
-        for role in files.roles
-        if role.contract is None
-    )
 
 
 class _RoleReader:

@@ -165,12 +165,9 @@ def test_a_role_with_remove_tasks_is_removable_without_saying_so():
     assert (found.removable, found.destroys) == (True, "")
 
 
-def test_a_folder_without_contract_is_skipped_with_a_warning():
+def test_a_folder_without_contract_is_no_role_of_ours():
     files = RoleFiles(roles=(role("geerlingguy.docker"), role(contract="contract: 1")))
     assert list(catalog.read(files)) == ["web"]
-    (warning,) = catalog.skipped(files)
-    assert warning.severity == "warning"
-    assert "geerlingguy.docker is not a Halligan role" in warning.summary
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------------
