@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.cli.views.tally import Tally
 from orchestrator.cli.views.words import STATUS_ORDER, Look, count, duration, plain
-from orchestrator.model import Event, Outcome, Status
+from orchestrator.model import Action, Event, Outcome, Status
 from orchestrator.ranges import fold
 
 if TYPE_CHECKING:
@@ -34,14 +34,16 @@ def event_line(event: Event, outcome: Outcome | None, look: Look) -> str:
             problem = plain(str(event.data.get("problem", "")))
             wait_s = duration(float(event.data.get("wait_s", 0.0)))
             return f"{event.node} {role} retry in {wait_s} after attempt {event.data.get('attempt', 1)}: {problem}"
-    return f"{event.node} {role} {_outcome_words(outcome, look)}" if outcome else ""
+    return f"{event.node} {role} {_outcome_words(event, outcome, look)}" if outcome else ""
 
 
-def _outcome_words(outcome: Outcome, look: Look) -> str:
+def _outcome_words(event: Event, outcome: Outcome, look: Look) -> str:
     status = look.paint(str(outcome.status), outcome.status)
     if outcome.status is Status.SKIPPED:
         cause = f"{outcome.cause} failed" if outcome.cause else ""
         return f"{status}: {cause or plain(outcome.problem) or 'not run'}"
+    if outcome.unrun and event.data.get("action") == Action.REMOVE:
+        return f"{status} only forgotten: the role has no removal tasks, so nothing was removed from the host"
     if outcome.unrun:
         return f"{status} not run, its inputs turned out as last time"
     attempt = f" attempt {outcome.attempt}" if outcome.attempt > 1 else ""

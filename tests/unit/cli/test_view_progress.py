@@ -39,6 +39,10 @@ def finished(step: str, status: str = "changed", at: float = 0.0, **data: object
         (finished("keystone@ctl-1"), "ctl-1 keystone changed 12.3s"),
         (finished("keystone@ctl-1", attempt=2), "ctl-1 keystone changed 12.3s attempt 2"),
         (finished("keystone@ctl-1", "ok", unrun=True), "ctl-1 keystone ok not run, its inputs turned out as last time"),
+        (
+            finished("keystone@ctl-1", "ok", action="remove", unrun=True),
+            "ctl-1 keystone ok only forgotten: the role has no removal tasks, so nothing was removed from the host",
+        ),
         (finished("keystone@ctl-1", "failed", problem="no space"), "ctl-1 keystone failed 12.3s: no space"),
         (happened("step.skipped", "nova@kvm-1", cause="keystone@ctl-1"), "kvm-1 nova skipped: keystone@ctl-1 failed"),
         (happened("step.skipped", "nova@kvm-1", reason="roll-out stopped"), "kvm-1 nova skipped: roll-out stopped"),
