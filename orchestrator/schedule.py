@@ -105,11 +105,13 @@ class Schedule:
         *,
         outputs: Mapping[StepId, Mapping[str, Json]] | None = None,
         finished: Sequence[Outcome] = (),
+        attempts: Mapping[StepId, int] | None = None,
         check: bool = False,
         prefix: str = "",
     ) -> None:
         """Start a plan, or go on with it: `finished` are the final outcomes that an earlier process committed.
 
+        `attempts` are the tries that it made of others, so that none gets more than the policy grants.
         `prefix` starts the ids of batches; give another one to each process that goes on with a run.
         """
         self._plan = plan
@@ -125,7 +127,7 @@ class Schedule:
         self._parked_node: dict[str, list[StepId]] = defaultdict(list)
         self._parked_group: dict[str, deque[StepId]] = defaultdict(deque)
         self._retries: list[tuple[float, StepId]] = []
-        self._attempts: Counter[StepId] = Counter()
+        self._attempts: Counter[StepId] = Counter(attempts or {})
         self._in_flight: dict[StepId, str] = {}
         self._pushes: Counter[str] = Counter()  # batches that are a process on the controller each
         self._busy_nodes: Counter[str] = Counter()

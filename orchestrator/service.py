@@ -277,7 +277,11 @@ class Site:
             self._roles_unchanged(made)
             finished = tuple(store.finished(run.id).values())
             schedule = Schedule(
-                made, outputs=_outputs(store.snapshot()), finished=finished, prefix=f"r{store.revision()}-"
+                made,
+                outputs=_outputs(store.snapshot()),
+                finished=finished,
+                attempts=store.attempts(run.id),
+                prefix=f"r{store.revision()}-",
             )
             recovered = self._recover(store, run, schedule)
             on_event(

@@ -64,6 +64,7 @@ class Progress:
 
     in_flight: tuple[InFlight, ...]
     finished: Mapping[StepId, Outcome]
+    attempts: Mapping[StepId, int]  # that failed and were to be followed by another one
 
 
 def fold(state: State, events: Iterable[Event]) -> State:
@@ -258,6 +259,7 @@ def progress(events: Iterable[Event]) -> Progress:
     """Return what the events of one run say about its steps. One that is started again has no outcome yet."""
     started: dict[StepId, Event] = {}
     finished: dict[StepId, Outcome] = {}
+    attempts: dict[StepId, int] = {}
     processes: dict[str, Process] = {}
     for event in events:
         step = StepId(event.step)
@@ -268,10 +270,12 @@ def progress(events: Iterable[Event]) -> Progress:
         finished.pop(step, None)
         if event.kind == kinds.STEP_STARTED:
             started[step] = event
+        elif event.kind == kinds.STEP_RETRY:
+            attempts[step] = event.data["attempt"]
         elif event.kind in (kinds.STEP_FINISHED, kinds.STEP_SKIPPED):
             finished[step] = _outcome(event)
     in_flight = tuple(_in_flight(event, processes) for event in started.values())
-    return Progress(in_flight=in_flight, finished=finished)
+    return Progress(in_flight=in_flight, finished=finished, attempts=attempts)
 
 
 def _in_flight(event: Event, processes: Mapping[str, Process]) -> InFlight:

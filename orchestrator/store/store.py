@@ -192,6 +192,10 @@ class Store:
         """Return the steps of a run that started and have no outcome yet; a step that waits for a retry is not one."""
         return self._reader.progress(run_id).in_flight
 
+    def attempts(self, run_id: str) -> Mapping[StepId, int]:
+        """Return how often each step of a run failed and was to be tried again; the others are not in it."""
+        return self._reader.progress(run_id).attempts
+
     def finished(self, run_id: str) -> Mapping[StepId, Outcome]:
         """Return the final outcome per step of a run, in the order in which they came; logs are not in it."""
         return self._reader.progress(run_id).finished

@@ -316,6 +316,29 @@ def test_settling_closes_the_run_and_keeps_what_it_reached(room):
     assert room.open().check_store() == []
 
 
+def test_a_resumed_run_grants_no_further_tries(room):
+    """The policy's two further tries of an unreachable host are two, however often the controller dies."""
+    room.change(policy={"retry": {"unreachable": 2, "backoff": 0.001}})
+    tries: list[int] = []
+
+    def lost(batch: Batch, run: StepRun) -> Script:
+        if run.step == "db@ctl-1":
+            tries.append(run.attempt)
+            return Script(status=Status.UNREACHABLE, problem="no route to host")
+        return good(batch, run)
+
+    def dies(event: Event) -> None:
+        if event.kind == "step.retry" and event.data["attempt"] == 2:
+            raise KeyboardInterrupt
+
+    room.script = lost
+    site = room.open()
+    with pytest.raises(KeyboardInterrupt):
+        site.apply(site.plan(), on_event=dies)
+    assert room.open().resume(on_event=room.events.append).status is RunStatus.FAILED
+    assert tries == [1, 2, 3]
+
+
 def test_there_is_nothing_to_resume_after_a_success(room):
     with pytest.raises(HalliganError, match="has never been applied"):
         room.open().resume(on_event=room.events.append)

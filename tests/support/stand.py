@@ -107,7 +107,8 @@ class Stand:
         assert run is not None
         made = plan.parse(self.store.load_plan(run.plan_id), run.plan_id)
         finished = tuple(self.store.finished(run.id).values())
-        schedule = Schedule(made, outputs=self._outputs(), finished=finished, prefix="resumed-")
+        attempts = self.store.attempts(run.id)
+        schedule = Schedule(made, outputs=self._outputs(), finished=finished, attempts=attempts, prefix="resumed-")
         return self._loop(made, schedule, run.id, executor or FakeExecutor(script), self.store, False)
 
     def of_kind(self, kind: str) -> list[Event]:
