@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Agree that this loses its data: a shell glob on steps, nodes, groups or roles. May be given more than once.",
 )
+@click.option("--verify", is_flag=True, help="First ask the hosts whether they still are as they were left.")
 @click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object per event and line on stdout; the rest on stderr."
@@ -57,10 +58,13 @@ def command(
     roles: tuple[str, ...],
     *,
     yes: bool,
+    verify: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
     """Carry out a plan, or go on with an interrupted run.
+
+    Without --verify no host is asked anything that the plan does not need: nothing to do, no connection.
 
     With PLAN.json exactly that plan runs, without a question: it was reviewed. With SITE a plan is made, shown and
     asked about. Whatever loses data needs --allow-destroy as well.
@@ -70,13 +74,13 @@ def command(
     """
     chosen = selection(nodes, groups, roles)
     is_plan = Path(target).suffix == ".json" or (Path(target).is_file() and Path(target).suffix != ".yml")
-    if chosen and (is_plan or resume):
-        raise click.UsageError("--node, --group and --role narrow a plan that is made now, not one that exists.")
+    if (chosen or verify) and (is_plan or resume):
+        raise click.UsageError("--node, --group and --role narrow a plan that is made now, --verify comes before it.")
     made = _load(target) if is_plan else None
     called = folder or (made.site if made else target)
     site = door.open_site(called)
     if not resume:
-        made = made or _make(door, site, chosen, consent, yes=yes, as_json=as_json)
+        made = made or _make(door, site, chosen, consent, yes=yes, verify=verify, as_json=as_json)
         if not made.steps:
             click.echo("Nothing was applied: the plan has no steps.", err=True)
             return
@@ -96,13 +100,24 @@ def _load(path: str) -> Plan:
     return service.load_plan(path)
 
 
+def _verify(door: Door, site: Site, chosen: Selection, *, as_json: bool) -> None:
+    """Look for drift, which the plan then repairs. A host that cannot be asked is told of, no more."""
+    asked = site.plan(chosen, check=True)
+    if asked.steps:
+        with watcher(door, f"Verifying {site.name}", as_json=as_json) as watch:
+            result = site.apply(asked, on_event=watch, command="check", check=True)
+        tell(door, result, site=str(site.path), seconds=watch.tally.took_s, as_json=as_json, check=True)
+
+
 def _before(site: Site) -> Iterator[Event]:
     """Yield what happened in the newest run so far: it is the one to go on with, if any is."""
     for run in site.status().runs[:1]:
         yield from site.events(run=run.id)
 
 
-def _make(door: Door, site: Site, chosen: Selection, consent: tuple[str, ...], *, yes: bool, as_json: bool) -> Plan:
+def _make(
+    door: Door, site: Site, chosen: Selection, consent: tuple[str, ...], *, yes: bool, verify: bool, as_json: bool
+) -> Plan:
     """Return a plan that was shown and agreed to; without steps there is nothing to agree to."""
     from orchestrator.cli.views.text import plan_text
     from orchestrator.plan import refusals, summarize
@@ -112,6 +127,8 @@ def _make(door: Door, site: Site, chosen: Selection, consent: tuple[str, ...], *
         click.echo(
             f"Run {settled.run} had been interrupted; what it had reached is kept, the rest is planned anew.", err=True
         )
+    if verify:
+        _verify(door, site, chosen, as_json=as_json)
     made = site.plan(chosen)
     tell_warnings(site)
     look = door.look(error=as_json)
