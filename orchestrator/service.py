@@ -348,6 +348,21 @@ class Site:
             )
         return found
 
+    def lab_down(self, report: Callable[[str], None]) -> None:
+        """Take the local lab down, and drop what is believed of its machines: the next ones are new."""
+        from orchestrator import lab
+
+        gone = self.lab()
+        lab.down(gone, report)
+        if not self._exists():
+            return
+        self.settle()
+        with self._working("lab down") as store:
+            snapshot = store.snapshot()
+            known = {state.node for state in snapshot.placements.values()} | set(snapshot.nodes)
+            names = sorted(known & {node.name for node in gone.nodes})
+            store.append([kinds.node_forgotten(name, at=self._clock(), reason="the lab is down") for name in names])
+
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _loop(

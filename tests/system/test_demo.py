@@ -169,3 +169,4 @@ def test_the_lab_goes_without_a_trace(site):
     halligan("lab", "down", site)
     assert not Path("/run/halligan-lab/demotest").exists()
     assert "demotest" not in Path("/proc/self/mountinfo").read_text()
+    assert "to create" in halligan("plan", site, expect=2)  # the next lab's machines are new

@@ -35,10 +35,8 @@ def up(door: Door, site: str) -> None:
 @click.argument("site", type=SITE)
 @pass_door
 def down(door: Door, site: str) -> None:
-    """Stop the machines and remove everything that belongs to them."""
-    from orchestrator import lab
-
-    lab.down(door.open_site(site).lab(), _report)
+    """Stop the machines, remove everything that belongs to them, and forget what was applied to them."""
+    door.open_site(site).lab_down(_report)
 
 
 @command.command()

@@ -543,11 +543,11 @@ def test_lab_commands_reach_the_lab(
     nodes = [lab.NodeStatus(name="ctl-1", address="10.77.0.11", state="running", detail="")]
     monkeypatch.setattr(site, "lab", lambda: "the lab", raising=False)
     monkeypatch.setattr(lab, "up", lambda it, report: (done.append(f"up {it}"), report("starting"), nodes)[2])
-    monkeypatch.setattr(lab, "down", lambda it, _report: done.append(f"down {it}"))
+    monkeypatch.setattr(site, "lab_down", lambda _report: done.append("down"), raising=False)
     monkeypatch.setattr(lab, "status", lambda _it: nodes)
     assert [run(app, ["lab", word, "lab"]) for word in ("up", "status", "down")] == [0, 0, 0]
     out, err = capsys.readouterr()
-    assert done == ["up the lab", "down the lab"]
+    assert done == ["up the lab", "down"]
     assert out.count("ctl-1  10.77.0.11  running") == 2
     assert err == "starting\n"
 
