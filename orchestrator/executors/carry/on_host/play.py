@@ -1,8 +1,7 @@
 """Runs one play on this host with the ansible-core that lies beside it: `play.py ANSIBLE PLAYBOOK [option...]`.
 
-The inventory is standard input. It is ansible-playbook as it is, made cheap in three places, each of them measured:
+The inventory is standard input. It is ansible-playbook as it is, made cheap in two places, each of them measured:
   - YAML that Ansible parses at each start is taken parsed from known.json; pure Python needs 0.7 s for it
-  - plugins that every task uses are loaded before the first fork, not after each
   - Python modules run in a fork of the worker, where their libraries are loaded already, instead of being packed,
     written to a new interpreter and imported again (0.3 s per task). Those that another interpreter or another user
     has to run, asynchronous ones and those in other languages take Ansible's own way.
@@ -40,22 +39,6 @@ def use_known_yaml(folder: str) -> None:
         return plain_load(text, Loader) if found is None else json.loads(found)
 
     yaml.load = load
-
-
-def load_plugins_once() -> None:
-    """Load what every worker would load again after its fork."""
-    from ansible.plugins import loader
-
-    for plugins, names in (
-        (loader.connection_loader, ["ansible.builtin.local"]),
-        (loader.shell_loader, ["sh"]),
-        (loader.action_loader, ["ansible.builtin.normal", "ansible.builtin.command", "ansible.builtin.copy"]),
-    ):
-        for name in names:
-            plugins.get(name, class_only=True)
-    import ansible.modules.command
-    import ansible.modules.copy
-    import ansible.modules.file  # noqa: F401 - their libraries, too
 
 
 def run_modules_in_forks(module_utils: list[str]) -> None:
@@ -188,7 +171,6 @@ def main() -> None:
     tools = os.path.dirname(os.path.dirname(playbook))
     from ansible.cli.playbook import PlaybookCLI
 
-    load_plugins_once()
     run_modules_in_forks([os.path.join(tools, "plugins", "module_utils")])
     PlaybookCLI.cli_executor(["ansible-playbook", "--inventory", f"/dev/fd/{inventory}", *options, playbook])
 
