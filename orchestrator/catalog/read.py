@@ -12,6 +12,7 @@ from orchestrator.catalog.schema import ContractModel, EntryPointModel, OptionMo
 from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
 from orchestrator.catalog.values import check_value
 from orchestrator.errors import Location, Problem, ProblemsError, closest
+from orchestrator.fingerprint import sha256
 from orchestrator.model import MAGIC, Cardinality, Catalog, Contract, Json, Option, Output, Requirement, Scope, Wire
 from orchestrator.yaml import Document, Findings
 from orchestrator.yaml.check import parse
@@ -36,7 +37,10 @@ def read(files: RoleFiles) -> Catalog:
     sources = {role.name: role for role in files.roles}
     for name, contract in found.items():
         controller, includes = needs(name, sources, asked)
-        found[name] = replace(contract, controller=controller, includes=includes)
+        digest = contract.digest
+        if includes:  # their files decide, too, what it does
+            digest = sha256("\n".join([digest, *(sources[other].digest for other in includes)]))
+        found[name] = replace(contract, controller=controller, includes=includes, digest=digest)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -190,3 +191,14 @@ def test_a_contract_says_who_applies_its_role():
 def test_the_roles_of_halligan_can_be_carried():
     found = catalog.read(files.read_roles([files.HOME / "roles"]))
     assert {name: contract.controller for name, contract in found.items() if contract.controller} == {}
+
+
+def test_a_change_in_an_included_role_changes_the_digest():
+    def digest(disk: RoleSource) -> str:
+        roles = RoleFiles(roles=(role(contract=CONTRACT, tasks="- {include_role: {name: disk}}"), disk))
+        return catalog.read(roles)["web"].digest
+
+    disk = role("disk")
+    assert digest(disk) == digest(disk)
+    assert digest(disk) != digest(replace(disk, digest="another"))
+    assert catalog.read(RoleFiles(roles=(role(contract=CONTRACT),)))["web"].digest == role(contract=CONTRACT).digest
