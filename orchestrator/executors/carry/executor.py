@@ -17,6 +17,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,6 +41,7 @@ __all__ = ["CarryExecutor"]
 _LOGINS = 32  # at once: sshd drops more unauthenticated ones (MaxStartups), and all are for one CPU here
 _IDLE = 1000  # sessions kept for the next play, about 50 kB each
 _REATTACH_S = 300.0
+_STEADY_S = 10.0  # a session that lasted so long worked
 _SKEW_S = 60.0
 _RECORD = "events.jsonl"
 
@@ -64,8 +66,9 @@ class _Trip:
 
     flight: _Flight
     run: StepRun
-    heard: float  # when something of it was heard last, or it was set out for
-    boot: str = ""  # the host's boot id once it was asked to start the play
+    heard: float = 0.0  # when the host was heard last
+    asked: bool = False  # the play may run there
+    boot: str = ""  # the host's boot id once the play ran there
     read: int = 0  # bytes of the play's events
     tries: int = 0
     outcome: Outcome | None = None
@@ -75,6 +78,9 @@ class _Trip:
         self.heard, self.tries = time.monotonic(), 0
         self.flight.record.write(line + b"\n")
         self.outcome = self.flight.reader.read(event, time.monotonic() - self.flight.started) or self.outcome
+
+    def start(self, session: Session) -> None:
+        self.boot = session.hello.boot
 
     async def pause(self) -> None:
         """Wait before another try, longer each time."""
@@ -139,14 +145,27 @@ class CarryExecutor:
         by_node = {run.node.name: run for run in runs}
         reader = Reader(runs, check=False)
         outcomes: dict[str, Outcome] = {}
+        ended = set()
         for event in _lines(record):
             if "end" in event:
+                ended.add(event["host"])
                 run = by_node.get(event["host"])
                 if run and event["host"] not in outcomes:
                     outcomes[event["host"]] = reader.close(run.node.name, Status.FAILED, event["end"]["problem"], 0.0)
             elif outcome := reader.read(event, 0.0):
                 outcomes[event["event_data"]["host"]] = outcome
-        return tuple(outcomes.values())
+        for name in outcomes.keys() - ended:  # killed between the two: what is asked for next is another play
+            with record.open("ab", buffering=0) as file:
+                self._note_end(file, by_node[name], "")
+        rest = [run for run in runs if run.node.name not in outcomes]
+        return (*outcomes.values(), *self._recover_pushed(process, rest))
+
+    def _recover_pushed(self, process: Process, runs: Sequence[StepRun]) -> Iterator[Outcome]:
+        """Ask for those hosts of a batch that were pushed to, each in a batch of its own."""
+        for run in runs if self._push else ():
+            part = _part(process.batch, run)
+            if self._push and (self._runs / part).is_dir() and Path(process.folder).name != part:
+                yield from self._push.recover(Process(batch=part, pid=0, start_time=0.0, folder=""), (run,))
 
     def close(self) -> None:
         loop, thread = self._loop, self._thread
@@ -186,22 +205,23 @@ class CarryExecutor:
         task = asyncio.current_task()
         if task:
             task.set_name("flight")
+        reader = Reader(batch.runs, check=batch.check)
         folder = self._runs / batch.id
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _RECORD).open("ab", buffering=0) as record:
-            flight = _Flight(
-                batch=batch,
-                report=report,
-                reader=Reader(batch.runs, check=batch.check),
-                record=record,
-                started=time.monotonic(),
-            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened = (folder / _RECORD).open("ab", buffering=0)
+        except OSError as error:
+            for outcome in reader.rest(f"the batch cannot be recorded: {error}", 0.0):
+                report(outcome)
+            return
+        with opened as record:
+            flight = _Flight(batch=batch, report=report, reader=reader, record=record, started=time.monotonic())
             self._flights[batch.id] = flight
             try:
                 try:
                     flight.cargo = await asyncio.to_thread(self._packer.cargo, batch)
-                except OSError as error:
-                    flight.stop = f"the role could not be packed: {error}"
+                except Exception as error:
+                    flight.stop = flight.stop or f"the role could not be packed: {_told(error)}"
                 async with asyncio.TaskGroup() as group:
                     for run in batch.runs:
                         group.create_task(self._host(flight, run), name="flight")
@@ -216,11 +236,14 @@ class CarryExecutor:
             self._hand_over(flight, run, str(error))
             return
         except Exception as error:
-            outcome = self._end(flight, run, Status.FAILED, f"the play could not be carried: {error!r}")
+            problem = f"the play could not be carried: {_told(error)}"
+            outcome = flight.reader.close(run.node.name, Status.FAILED, problem, time.monotonic() - flight.started)
+            with contextlib.suppress(OSError):  # the disk may be full
+                self._record_end(flight, run, problem)
         flight.report(outcome)
 
     async def _outcome(self, flight: _Flight, run: StepRun) -> Outcome:
-        trip = _Trip(flight=flight, run=run, heard=time.monotonic())
+        trip = _Trip(flight=flight, run=run)
         while True:
             if outcome := await self._try(trip):
                 return outcome
@@ -228,26 +251,30 @@ class CarryExecutor:
     async def _try(self, trip: _Trip) -> Outcome | None:
         """Reach the host and start its play, or read on in it. None: try again."""
         flight, run = trip.flight, trip.run
-        if flight.stop and not trip.boot:
+        if flight.stop and not trip.asked:
             return self._end(flight, run, Status.FAILED, flight.stop)
         await trip.pause()
         try:
             session = await self._session(trip)
         except UnreachableError as error:
-            return None if self._may_come_back(trip) else self._end(flight, run, Status.UNREACHABLE, str(error))
+            return None if self._may_come_back(trip) else self._lost(trip, str(error))
+        trip.asked, opened = True, time.monotonic()
         flight.sessions[run.node.name] = session
         try:
             if flight.stop:
                 await session.cancel()
-            ending = await session.play(self._ask(flight, run, trip.read), trip.take)
+            ending = await session.play(self._ask(flight, run, trip.read), trip.take, partial(trip.start, session))
         except BrokenError as error:
             session.abort()
-            if self._may_come_back(trip):
-                return None
-            return self._end(flight, run, Status.UNREACHABLE, f"the session to {run.node.name} broke: {error}")
+            if not trip.heard or time.monotonic() - opened > _STEADY_S:
+                trip.heard = time.monotonic()  # a play may be silent for long
+            return None if self._may_come_back(trip) else self._lost(trip, f"its session broke: {error}")
         except RefusedError as error:
             await self._pool.give(session)
-            return self._end(flight, run, Status.FAILED, str(error))
+            return self._end(flight, run, Status.FAILED, flight.stop or str(error))
+        except BaseException:
+            session.abort()
+            raise
         finally:
             flight.sessions.pop(run.node.name, None)
         return await self._landed(trip, session, ending)
@@ -255,18 +282,24 @@ class CarryExecutor:
     async def _session(self, trip: _Trip) -> Session:
         """Return a session to the host that the play was started on. Raises UnreachableError or UnfitError."""
         session = await self._pool.take(trip.run.node)
-        if not trip.boot:
+        if not trip.asked:
             self._note_skew(trip.flight, trip.run, session)
-            trip.boot = session.hello.boot
-        elif trip.boot != session.hello.boot:
+        elif trip.boot and trip.boot != session.hello.boot:
             await self._pool.give(session)
-            trip.boot = ""
+            trip.asked = False
             raise UnreachableError(f"{trip.run.node.name} restarted in the middle of the play")
         return session
 
     def _may_come_back(self, trip: _Trip) -> bool:
-        """Whether a play may still run there, and it is not yet too long that nothing was heard of it."""
-        return bool(trip.boot) and time.monotonic() - trip.heard < self._reattach_s
+        """Whether a play may still run there that is worth waiting for: not for too long, and not to cancel it."""
+        return trip.asked and not trip.flight.stop and time.monotonic() - trip.heard < self._reattach_s
+
+    def _lost(self, trip: _Trip, why: str) -> Outcome:
+        """End with a host that cannot be asked any more."""
+        if trip.boot and trip.asked:
+            tried = trip.flight.stop or f"it was tried again for {self._reattach_s:g} s"
+            why = f"lost {trip.run.node.name} in the middle of the play, which may go on there ({tried}): {why}"
+        return self._end(trip.flight, trip.run, Status.UNREACHABLE, why)
 
     async def _landed(self, trip: _Trip, session: Session, ending: Ending) -> Outcome:
         """Record how a play ended, let the host forget it, and return its outcome."""
@@ -310,14 +343,19 @@ class CarryExecutor:
         return flight.reader.close(run.node.name, status, problem, time.monotonic() - flight.started)
 
     def _record_end(self, flight: _Flight, run: StepRun, problem: str) -> None:
+        self._note_end(flight.record, run, problem)
+
+    def _note_end(self, record: BinaryIO, run: StepRun, problem: str) -> None:
         end = {"end": {"problem": problem}, "host": run.node.name, "step": run.step}
-        flight.record.write(json.dumps(end).encode() + b"\n")
+        record.write(json.dumps(end).encode() + b"\n")
         self._ends[run.step] += 1
 
     def _hand_over(self, flight: _Flight, run: StepRun, why: str) -> None:
         """Push to a host that cannot run a play itself."""
         if self._push is None:
-            flight.report(self._end(flight, run, Status.FAILED, f"{run.node.name} cannot run a carried play: {why}"))
+            todo = "set policy.executors to push to it, or give it a Python that ansible-core 2.19 supports"
+            problem = f"{run.node.name} cannot run a carried play: {why}; {todo}"
+            flight.report(self._end(flight, run, Status.FAILED, problem))
             return
 
         def report(item: Report) -> None:
@@ -327,9 +365,13 @@ class CarryExecutor:
                 item = replace(item, log=f"pushed, because {why}\n{item.log}")
             flight.report(item)
 
-        part = replace(flight.batch, id=f"{flight.batch.id}-{run.node.name}", runs=(run,))
+        part = replace(flight.batch, id=_part(flight.batch.id, run), runs=(run,))
         self._pushed.setdefault(flight.batch.id, []).append(part.id)
         self._push.submit(part, report)
+
+
+def _part(batch: str, run: StepRun) -> str:
+    return f"{batch}-{run.node.name}"
 
 
 class _Pool:
@@ -370,6 +412,10 @@ class _Pool:
         sessions = [session for found in self._idle.values() for session in found]
         self._idle.clear()
         await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else repr(error)
 
 
 def _problem(ending: Ending, flight: _Flight) -> str:

@@ -30,7 +30,9 @@ __all__ = ["Ask", "BrokenError", "Ending", "Hello", "Link", "RefusedError", "Ses
 
 LOGIN_S = 20.0
 KEEPALIVE_S = 15.0
+PYTHON = "/usr/bin/python3"
 _CHUNK = 1 << 16
+_NOISE = 100  # lines that a login may print before the host's Python speaks
 
 # Runs on any Python 3: says which one it is if that is too old, else becomes serve.py, which follows on its input.
 _BOOT = """
@@ -100,9 +102,12 @@ class Ending:
 class Link:
     """What sessions to many hosts share: keys and known hosts are read once."""
 
-    def __init__(self, *, place: str = "", login_s: float = LOGIN_S, keepalive_s: float = KEEPALIVE_S) -> None:
+    def __init__(
+        self, *, place: str = "", python: str = PYTHON, login_s: float = LOGIN_S, keepalive_s: float = KEEPALIVE_S
+    ) -> None:
         """`place` is where hosts keep parcels and plays, "{node}" in it replaced; empty: where serve.py says."""
         self._place = place
+        self._python = python
         self._login_s = login_s
         self._keepalive_s = keepalive_s
         self._keys = cache(asyncssh.read_private_key)
@@ -127,7 +132,7 @@ class Link:
         except asyncssh.PermissionDenied as error:
             user = node.connection.user or "the user who runs this"
             raise UnreachableError(f"{where} refused to log {user} in: {error.reason}") from None
-        except (OSError, asyncssh.Error, EOFError) as error:
+        except (OSError, asyncssh.Error, EOFError, ValueError, BrokenError) as error:  # ValueError: a key's file
             raise UnreachableError(f"{where} could not be reached: {_told(error)}") from None
 
     async def open(self, node: PlanNode) -> Session:
@@ -143,13 +148,14 @@ class Link:
                 proxy.end()
             raise
         try:
-            command = f"/usr/bin/python3 -I -c {shlex.quote(_BOOT)} {shlex.quote(self._place.format(node=node.name))}"
+            place = self._place.format(node=node.name)
+            command = f"{self._python} -I -c {shlex.quote(_BOOT)} {shlex.quote(place)}"
             if connection.user not in ("", "root"):
                 command = f"sudo -n -- {command}"
             async with self._reaching(node):
                 process = await link.create_process(command, encoding=None)
                 session = Session(node, link, process, proxy)
-                await session.greet()
+                await session.greet(self._python)
         except BaseException:
             link.abort()
             if proxy:
@@ -243,33 +249,36 @@ class Session:
         self._proxy = proxy
         self._buffer = b""
         self._cancelled = False
-        self._following = False
+        self._hears = False  # whether the host would understand a cancel
 
     @property
     def is_open(self) -> bool:
         return not self._link.is_closed() and not self._process.stdout.at_eof()
 
-    async def greet(self) -> None:
-        """Send the server, and hear what the host is."""
+    async def greet(self, path: str) -> None:
+        """Send the server to the Python at `path`, and hear what the host is."""
         self._process.stdin.write(_server())
         sent = time.time()
         try:
-            said = await self._message()
+            said = await self._first_message()
         except BrokenError:
-            raise UnfitError(await self._why_not()) from None
+            raise UnfitError(await self._why_not(path)) from None
+        if "python" not in said:
+            raise UnfitError(f"something else than Python answers at {path}")
         python = tuple(said["python"])
         if python < (3, 11):
             raise UnfitError(f"its Python is {'.'.join(map(str, python))}, and ansible-core 2.19 needs 3.11")
         self.hello = Hello(python=python, boot=said["boot"], skew_s=said["clock"] - sent)
 
-    async def play(self, ask: Ask, take: Callable[[bytes, Mapping[str, Any]], None]) -> Ending:
+    async def play(
+        self, ask: Ask, take: Callable[[bytes, Mapping[str, Any]], None], on_start: Callable[[], None]
+    ) -> Ending:
         """Start a play or read on in one; give each event to `take`, as its line and its content.
 
         Raises:
             RefusedError: the host does not start it.
             BrokenError: the session is gone.
         """
-        self._cancelled = False
         head = {"do": "play", "id": ask.id, "from": ask.offset, "owner": ask.owner, "run": ask.run, "about": ask.about}
         await self._write({**head, "needs": list(ask.cargo.parcels)})
         answer = await self._message()
@@ -279,17 +288,17 @@ class Session:
                 await self._write({"parcel": name, "size": len(content)}, content)
             inventory = ask.inventory()
             await self._write({"start": dict(ask.cargo.start), "size": len(inventory)}, inventory)
-            answer = await self._message()
-        while "waits" in answer:  # for a play that an earlier run left there
-            answer = await self._message()
-        if "refused" in answer:
-            raise RefusedError(_held(answer["refused"]))
-        if "failed" in answer:
-            raise RefusedError(answer["failed"])
-        self._following = True
+        self._hears = True
         try:
             if self._cancelled:
                 await self._write({"do": "cancel"})
+            while "lacks" in answer or "waits" in answer:  # for a play that an earlier run left there
+                answer = await self._message()
+            if "refused" in answer:
+                raise RefusedError(_held(answer["refused"]))
+            if "failed" in answer:
+                raise RefusedError(answer["failed"])
+            on_start()
             while True:
                 line = await self._line()
                 event = json.loads(line)
@@ -298,12 +307,12 @@ class Session:
                     return Ending(rc=end["rc"], why=end["why"], said=end.get("said", ""))
                 take(line, event)
         finally:
-            self._following = False
+            self._hears = self._cancelled = False
 
     async def cancel(self) -> None:
-        """Have the play that runs ended; its events go on until its end."""
+        """Have the play that runs, waits or is asked for next ended; its events go on until its end."""
         self._cancelled = True
-        if self._following:
+        if self._hears:
             with contextlib.suppress(BrokenError):
                 await self._write({"do": "cancel"})
 
@@ -337,6 +346,15 @@ class Session:
     async def _message(self) -> dict[str, Any]:
         return cast(dict[str, Any], json.loads(await self._line()))
 
+    async def _first_message(self) -> dict[str, Any]:
+        """Return the host's first message, without what its shell may print at each login."""
+        for _ in range(_NOISE):
+            with contextlib.suppress(ValueError):
+                said = await self._message()
+                if isinstance(said, dict):
+                    return said
+        raise UnfitError("whoever logs in there sees more than a few lines printed, and no answer")
+
     async def _line(self) -> bytes:
         while b"\n" not in self._buffer:
             try:
@@ -349,16 +367,21 @@ class Session:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
-    async def _why_not(self) -> str:
-        """Return why the server did not start, from what the host's shell said."""
+    async def _why_not(self, path: str) -> str:
+        """Return why the server did not start, from what the host's shell said.
+
+        Raises:
+            BrokenError: it did not end, the session did.
+        """
+        said = ""
         with contextlib.suppress(asyncssh.Error, OSError):
             said = (await self._process.stderr.read(4096)).decode(errors="replace").strip()
             await self._process.wait_closed()
-            if self._process.exit_status == 127 or "No such file" in said:
-                return f"there is no Python at /usr/bin/python3: {said or 'not found'}"
-            if said:
-                return said.splitlines()[-1]
-        return "its Python ended at once"
+        if self._process.exit_status is None and not self._process.exit_signal:
+            raise BrokenError("the connection was closed")
+        if self._process.exit_status == 127 or "No such file" in said:
+            return f"there is no Python at {path}"
+        return said.splitlines()[-1] if said else "its Python ended at once"
 
 
 def _held(holder: Mapping[str, Any]) -> str:
