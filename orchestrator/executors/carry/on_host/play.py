@@ -9,11 +9,13 @@ The inventory is standard input. It is ansible-playbook as it is, made cheap in 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +51,7 @@ def run_modules_in_forks(module_utils: list[str]) -> None:
     from ansible.plugins.action import ActionBase
     from ansible.plugins.loader import module_loader
 
-    ansible.module_utils.__path__.extend(module_utils)  # where roles' and Halligan's own libraries lie
+    ansible.module_utils.__path__.extend(module_utils)
     configure, execute = ActionBase._configure_module, ActionBase._low_level_execute_command
     encoder = get_module_encoder("legacy", Direction.CONTROLLER_TO_MODULE)
 
@@ -98,18 +100,28 @@ _styles: dict[str, bool] = {}
 
 
 def _is_new_style(path: str) -> bool:
-    """Return whether a module is one of today's Python modules, by Ansible's own sign: it uses its library."""
+    """Return whether a module is one of today's Python modules, by Ansible's own sign: it uses its library.
+
+    Not if it may start itself anew and is none of Ansible's own: only those are importable for that.
+    """
     if path not in _styles:
         with open(path, "rb") as file:
             source = file.read()
-        _styles[path] = b"AnsibleModule(" in source and b"from ansible.module_utils" in source
+        own = path.startswith(os.path.join(_library, "ansible", "modules", ""))
+        _styles[path] = (
+            b"AnsibleModule(" in source and b"from ansible.module_utils" in source and (own or b"respawn" not in source)
+        )
     return _styles[path]
 
 
 def _run(path: str, name: str, parameters: bytes, environment: dict[str, Any]) -> None:
     """Be the module: never returns normally."""
+    import ansible.module_utils
     from ansible.module_utils import basic
+    from ansible.plugins.loader import module_utils_loader
 
+    for ours in [key for key in os.environ if key.startswith(("ANSIBLE_", "HALLIGAN_"))]:
+        del os.environ[ours]
     os.environ.update({key: str(value) for key, value in environment.items()})
     with contextlib.suppress(OSError):
         os.chdir(os.path.expanduser("~"))  # where a login would have put it
@@ -117,6 +129,8 @@ def _run(path: str, name: str, parameters: bytes, environment: dict[str, Any]) -
     sys.argv = [path]
     module = name.rpartition(".")[2]
     known = {"_module_fqn": f"ansible.modules.{module}", "_modlib_path": _library}
+    libraries = [folder for folder in module_utils_loader._get_paths(subdirs=False) if os.path.isdir(folder)]
+    ansible.module_utils.__path__[:0] = libraries  # of Halligan and of the roles loaded so far; they come first
     if os.path.dirname(path) == os.path.join(_library, "ansible", "modules"):
         runpy.run_module(f"ansible.modules.{module}", init_globals=known, run_name="__main__", alter_sys=True)
     else:
@@ -133,6 +147,9 @@ def in_fork(work: Callable[[], None]) -> tuple[int, str, str]:
     if not child:
         code = 1
         try:
+            atexit._clear()  # what is to be done at the end is the worker's, not the module's
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
             os.dup2(out, 1)
             os.dup2(err, 2)
             sys.stdin = open(0, closefd=False)  # noqa: SIM115 - as long as the process
@@ -147,6 +164,7 @@ def in_fork(work: Callable[[], None]) -> tuple[int, str, str]:
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):
+                atexit._run_exitfuncs()
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
