@@ -26,6 +26,7 @@ DOCUMENTATION = """
 """
 
 LONGEST_TEXT = 16 * 1024  # of one task
+LONGEST_ANSWER = 4 * 1024  # of a failed task, each part of it
 LONGEST_LOG = 1024 * 1024  # of a play
 _TELLING = ("msg", "stderr", "module_stderr", "exception", "stdout", "rc", "censored", "failed")
 
@@ -70,8 +71,12 @@ class CallbackModule(Default):
         self._room = LONGEST_LOG
 
     def _tell(self, kind, result, **more):
-        text = _cut(self._display.take(), min(LONGEST_TEXT, self._room))
-        self._room = max(0, self._room - len(text))
+        text = _cut(self._display.take(), LONGEST_TEXT)
+        if len(text) > self._room:
+            cut = f"\n... the rest is left out: this play printed more than {LONGEST_LOG} characters"
+            text = text[: self._room] + cut if self._room else ""
+            self._room = len(text)
+        self._room -= len(text)
         task = result.task
         role = task._role.get_name() if task._role else ""  # noqa: SLF001 - as ansible-runner's does, there is no other way
         data = {"host": result.host.get_name(), "task": task.name or task.get_name(), "role": role, **more}
@@ -129,8 +134,9 @@ class CallbackModule(Default):
             shutil.rmtree(os.environ["HALLIGAN_FACTS"], ignore_errors=True)
 
     def _tell_text(self, kind, result):
-        if self._display.has_text():
+        if self._room and self._display.has_text():
             self._tell(kind, result)
+        self._display.take()
 
 
 def _telling(result):
@@ -142,7 +148,7 @@ def _telling(result):
 
 
 def _short(value):
-    return value if isinstance(value, (bool, int)) else _cut(str(value), LONGEST_TEXT)
+    return value if isinstance(value, (bool, int)) else _cut(str(value), LONGEST_ANSWER)
 
 
 def _cut(text, limit):
