@@ -175,8 +175,8 @@ class LimitsModel(Model):
     """How much may run at once."""
 
     steps: Positive = Field(default=100, description="Steps in flight.")
-    batches: Positive = Field(default=24, description="Ansible runs at the same time.")
-    batch: Positive = Field(default=50, description="Hosts of one Ansible run.")
+    batches: Positive = Field(default=24, description="Pushed batches at the same time, an ansible-playbook each.")
+    batch: Positive = Field(default=50, description="Hosts of one pushed batch.")
     per_node: Positive = Field(default=1, description="Steps at the same time on one node.")
     roles: dict[str, Positive] = Field(
         default_factory=dict,
