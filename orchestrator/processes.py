@@ -39,7 +39,9 @@ def end(pid: int, started: float, grace_s: float = 10.0) -> None:
             return
         for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
             signal.pidfd_send_signal(handle, number)
-            if select.select([handle], [], [], wait_s)[0]:
+            waiting = select.poll()  # select(2) takes no descriptor above 1023, and a busy controller has them
+            waiting.register(handle, select.POLLIN)
+            if waiting.poll(wait_s * 1000):
                 return
     except ProcessLookupError:
         return
