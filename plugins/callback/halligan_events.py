@@ -48,6 +48,11 @@ class _Page:
     def banner(self, msg, *_args, **_kwargs):
         self._lines.append(str(msg))
 
+    def _drop(self, *_args, **_kwargs):
+        """Stand for what tells a task's own errors and warnings: its result says them, and these know no `no_log`."""
+
+    _error = _warning = _deprecated = _drop
+
     def has_text(self):
         return bool(self._lines)
 
@@ -140,6 +145,8 @@ class CallbackModule(Default):
 
 
 def _telling(result):
+    if "censored" in result:
+        return {"censored": result["censored"], "failed": True}
     kept = {key: _short(result[key]) for key in _TELLING if key in result}
     if isinstance(result.get("results"), list):
         failed = [item for item in result["results"] if isinstance(item, dict) and item.get("failed")]
