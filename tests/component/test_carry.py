@@ -7,6 +7,9 @@ files, tests wait for what tasks leave.
 from __future__ import annotations
 
 import fcntl
+import io
+import json
+import lzma
 import os
 import pickle
 import queue
@@ -15,8 +18,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +36,7 @@ from support.relay import Relay
 
 from orchestrator.executors.ansible import AnsibleExecutor
 from orchestrator.executors.carry import CarryExecutor, executor
+from orchestrator.executors.carry.on_host import serve
 from orchestrator.executors.carry.session import Link, Session
 from orchestrator.model import (
     Action,
@@ -44,6 +50,7 @@ from orchestrator.model import (
     StepId,
     StepRun,
 )
+from orchestrator.parcels import Parcel, tree_parcel
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120.0
@@ -692,3 +699,314 @@ def test_a_full_memory_is_told_with_its_place(namespaced):
     where = site.run_of("one")
     assert failed.problem == f"the play could not be started in {where}: No space left on device"
     assert failed.status is Status.FAILED
+
+
+# --- bounds, ends, secrets --------------------------------------------------------------------------------------------
+
+
+def test_a_role_that_prints_without_end_floods_nobody(site):
+    big = "head -c 100000000 /dev/zero | tr '\\0' x"
+    tasks = [
+        {"name": "Print", "ansible.builtin.command": f'sh -c "{big}"', "register": "probe_big"},
+        {"name": "Show", "ansible.builtin.debug": {"var": "probe_big.stdout"}},
+        {
+            "name": "Count",
+            "ansible.builtin.debug": {"msg": "{{ 'y' * 400 }}"},
+            "loop": "{{ range(4000) | list }}",
+        },
+        WAIT,
+    ]
+    site.role(*tasks)
+    site.submit(site.executor(), site.batch("one"))
+    tracemalloc.start()
+    try:
+        site.waits("one")
+        (events,) = (site.run_of("one") / "plays").glob("*/events")
+        size = events.stat().st_size
+        site.go()
+        done = site.outcome()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert done.status is Status.CHANGED
+    assert size < 4_000_000
+    assert len(done.log) < 4_000_000
+    assert "characters cut ..." in done.log
+    assert "the rest is left out: this play printed more than 1048576 characters" in done.log
+    assert peak < 60_000_000
+
+
+def marked(mark: str) -> list[int]:
+    """Return the processes that have a mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if mark.encode() in (entry / "environ").read_bytes() and not _ended(int(entry.name)):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+def spreading(mark: str) -> list[dict[str, Any]]:
+    """Tasks that leave processes in every way that processes can be left."""
+    own = {"environment": {"PROBE_MARK": mark}}
+    return [
+        {"name": "Later", "ansible.builtin.command": "sleep 600", "async": 600, "poll": 0, **own},
+        {"name": "Behind", "ansible.builtin.shell": "setsid sleep 600 > /dev/null 2>&1 < /dev/null &", **own},
+        {
+            "name": "Wait",
+            "ansible.builtin.shell": "trap '' TERM; touch {{ probe_folder }}/{{ node_name }}.waits; sleep 600; sleep 9",
+            **own,
+        },
+    ]
+
+
+def test_a_cancel_leaves_nothing_of_a_play_on_its_host(site):
+    mark = f"mark of {site.path}"
+    site.role(*spreading(mark))
+    made = site.executor()
+    site.submit(made, site.batch("one"))
+    site.waits("one")
+    assert len(marked(mark)) >= 3
+    made.cancel("b1")
+    assert site.outcome().problem == "cancelled"
+    assert marked(mark) == []
+    assert site.is_free("one")
+    made.close()
+    until(lambda: not list((site.run_of("one") / "plays").iterdir()))
+
+
+def test_a_time_out_leaves_nothing_either(site):
+    mark = f"mark of {site.path}"
+    site.role(*spreading(mark))
+    site.submit(site.executor(), site.batch("one", timeout_s=10.0))  # wherever the play is by then
+    assert site.outcome().problem == "timed out after 10 s"
+    assert marked(mark) == []
+    assert site.is_free("one")
+
+
+def test_what_a_play_started_on_purpose_outlives_it(site):
+    mark = f"mark of {site.path}"
+    site.role(spreading(mark)[1])
+    site.submit(site.executor(), site.batch("one"))
+    assert site.outcome().status is Status.CHANGED
+    (left,) = marked(mark)
+    os.kill(left, signal.SIGKILL)
+
+
+def test_secrets_are_in_no_file_argument_or_environment_of_a_play(site):
+    use = {"ansible.builtin.command": "test -n '{{ probe_password }}'", "no_log": True, "changed_when": False}
+    fail = {"ansible.builtin.fail": {"msg": "{{ probe_password }}"}, "no_log": True, "ignore_errors": True}
+    loop = {"ansible.builtin.debug": {"msg": "{{ item }}"}, "loop": ["{{ probe_password }}"], "no_log": True}
+    site.role(
+        {"name": "Use it", **use}, {"name": "Fail with it", **fail}, {"name": "Loop over it", **loop}, WAIT, APPEND
+    )
+    site.submit(site.executor(), site.batch("one"))
+    site.waits("one")
+
+    def seen() -> list[str]:
+        files = [path for path in site.path.rglob("*") if path.is_file()]
+        assert any(path.name == "events" for path in files)
+        assert any(path.name == "events.jsonl" for path in files)
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                files += [entry / "cmdline", entry / "environ"]
+        return [str(path) for path in files if REVEALED.encode() in _content(path)]
+
+    assert seen() == []
+    events = (site.path / "runs/r1/b1/events.jsonl").read_text()
+    assert "censored" in events
+    assert "Fail with it" in events
+    site.go()
+    done = site.outcome()
+    assert done.status is Status.CHANGED
+    assert REVEALED not in done.log + done.problem
+    (site.run_of("one") / "plays/another").mkdir()
+    (site.run_of("one") / "plays/another/events").touch()
+    assert seen() == []
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # gone
+        return b""
+
+
+# --- the same as by push ----------------------------------------------------------------------------------------------
+
+MODULE = """
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.probe_tools import shout
+import atexit, os
+
+def main():
+    module = AnsibleModule(argument_spec=dict(word=dict(type="str"), leave=dict(type="path")), supports_check_mode=True)
+    os.chdir("/")
+    os.umask(0o077)
+    os.environ["PROBE_LEFT"] = "left"
+    atexit.register(open(module.params["leave"], "a").write, "at exit\\n")
+    module.exit_json(changed=True, shouted=shout(module.params["word"]), env=os.environ.get("PROBE_ENV", ""),
+                     ours=sorted(key for key in os.environ if key.startswith(("ANSIBLE_", "HALLIGAN_"))))
+
+main()
+"""
+SILENT = """
+from ansible.module_utils.basic import AnsibleModule
+import sys
+print("no JSON at all")
+sys.exit(3)
+AnsibleModule(argument_spec={})
+"""
+SCRIPT = '#!/bin/sh\necho \'{"changed": false, "msg": "an old module"}\'\n'
+FILTER = "class FilterModule:\n    def filters(self):\n        return {'probe_backwards': lambda text: text[::-1]}\n"
+
+
+def _kept(name: str, **task: Any) -> dict[str, Any]:
+    return {"name": name.capitalize(), "register": f"probe_{name}", **task}
+
+
+FIDELITY: list[dict[str, Any]] = [
+    _kept("nobody", **{"ansible.builtin.command": "id -un", "become": True, "become_user": "nobody"}),
+    _kept("later", **{"ansible.builtin.command": "echo later", "async": 60, "poll": 1}),
+    _kept("packages", **{"ansible.builtin.package_facts": {"manager": "apt"}, "no_log": True}),
+    _kept("apt", **{"ansible.builtin.apt": {"name": "bash"}, "check_mode": True}),
+    _kept("own", probe_module={"word": "hey", "leave": "{{ probe_mine }}/left"}, environment={"PROBE_ENV": "set"}),
+    _kept("after", **{"ansible.builtin.shell": "pwd; umask; echo ${PROBE_LEFT:-nothing} ${PROBE_ENV:-unset}"}),
+    _kept("silent", probe_silent={}, ignore_errors=True),
+    _kept("script", probe_script={}),
+    _kept("stdin", **{"ansible.builtin.command": {"cmd": "tr a-z A-Z", "stdin": "from stdin"}}),
+    _kept(
+        "loop",
+        **{"ansible.builtin.command": "echo {{ item }}", "loop": [1, 2, 3], "changed_when": "item == 2"},
+    ),
+    _kept("retries", **{"ansible.builtin.command": "false", "retries": 1, "delay": 0, "ignore_errors": True}),
+    _kept("template", **{"ansible.builtin.template": {"src": "t.j2", "dest": "{{ probe_mine }}/t", "mode": "0640"}})
+    | {"notify": "Tell"},
+    _kept(
+        "line",
+        **{"ansible.builtin.lineinfile": {"path": "{{ probe_mine }}/t", "line": "more"}, "diff": True},
+        check_mode=True,
+    ),
+    _kept("missing", **{"ansible.builtin.command": "/no/such/program", "ignore_errors": True}),
+    {"name": "Include", "ansible.builtin.include_tasks": "more.yml", "loop": ["a", "b"]},
+    {
+        "name": "Rescue",
+        "block": [{"name": "Fail", "ansible.builtin.fail": {"msg": "on purpose"}}],
+        "rescue": [_kept("rescued", **{"ansible.builtin.debug": {"msg": "{{ ansible_failed_result.msg }}"}})],
+    },
+    _kept("filtered", **{"ansible.builtin.debug": {"msg": "{{ 'abc' | probe_backwards }}"}}),
+    _kept("stat", **{"ansible.builtin.stat": {"path": "/etc/passwd"}}),
+    _kept("user", **{"ansible.builtin.shell": "echo $HOME $USER $LOGNAME $SHELL; id -u"}),
+]
+_CHANGING = {"src", "start", "end", "delta", "ansible_job_id", "results_file", "stat", "before_header", "after_header"}
+
+
+def _comparable(value: Any, mine: str) -> Any:
+    match value:
+        case dict():
+            return {name: _comparable(item, mine) for name, item in value.items() if name not in _CHANGING}
+        case list():
+            return [_comparable(item, mine) for item in value]
+        case str():
+            return value.replace(mine, "MINE")
+    return value
+
+
+def test_a_carried_role_does_what_a_pushed_one_does(site):
+    names = [task["register"] for task in FIDELITY if "register" in task]
+    names.remove("probe_packages")
+    write_all = {
+        "name": "Keep what was registered",
+        "ansible.builtin.copy": {
+            "content": "{{ {" + ", ".join(f"'{name}': {name}" for name in names) + "} | to_json }}",
+            "dest": "{{ probe_mine }}.json",
+            "mode": "0644",
+        },
+    }
+    role = site.role(
+        {
+            "name": "A folder",
+            "ansible.builtin.file": {"path": "{{ probe_mine }}", "state": "directory", "mode": "0755"},
+        },
+        *FIDELITY,
+        write_all,
+        vars={"probe_mine": "{{ probe_folder }}/{{ node_name }}"},
+        handlers=[{"name": "Tell", "ansible.builtin.shell": "echo told > {{ probe_mine }}/told"}],
+    )
+    write(role / "library/probe_module.py", MODULE)
+    write(role / "library/probe_silent.py", SILENT)
+    write(role / "library/probe_script", SCRIPT)
+    write(role / "module_utils/probe_tools.py", "def shout(word):\n    return word.upper() + '!'\n")
+    write(role / "filter_plugins/probe.py", FILTER)
+    write(role / "templates/t.j2", "{{ node_name | length }} of {{ probe_word }}\n")
+    write(role / "tasks/more.yml", [{"name": "More", "ansible.builtin.debug": {"msg": "{{ item }} included"}}])
+    outputs = {"bash": "{{ ansible_facts.packages.bash | length }}", "shouted": "{{ probe_own.shouted }}"}
+    options = {name: value for name, value in site.options("pushed").items() if name != "owner"}
+    push = AnsibleExecutor(**options, secret=lambda _: REVEALED)
+    try:
+        site.submit(push, site.batch("two", outputs=outputs))
+        pushed = site.outcome()
+    finally:
+        push.close()
+    site.submit(site.executor(), site.batch("one", outputs=outputs))
+    carried = site.outcome()
+    assert (pushed.status, pushed.problem) == (Status.CHANGED, "")
+    assert (carried.status, carried.problem) == (pushed.status, pushed.problem)
+    assert carried.outputs == pushed.outputs == {"bash": 1, "shouted": "HEY!"}
+    found = {}
+    for host in ("one", "two"):
+        text = (site.folder / f"{host}.json").read_text()
+        found[host] = _comparable(json.loads(text), str(site.folder / host))
+        assert (site.folder / host / "left").read_text() == "at exit\n"
+        assert (site.folder / host / "told").read_text() == "told\n"
+        assert (site.folder / host / "t").stat().st_mode & 0o777 == 0o640
+    for name in names:
+        assert found["one"][name] == found["two"][name], name
+
+
+# --- what a host keeps ------------------------------------------------------------------------------------------------
+
+
+def packed(number: int, kind: str = "role") -> Parcel:
+    return tree_parcel(kind, {"file": (0o644, str(number).encode())})
+
+
+def test_old_parcels_go_and_those_in_use_stay_whatever_the_clock_says(tmp_path, monkeypatch):
+    monkeypatch.setitem(serve.KEPT_PARCELS, "role", 3)
+    store = serve.Store(tmp_path / "cache")
+    parcels = [packed(number) for number in range(6)]
+    for parcel in parcels[:5]:
+        store.add(parcel.name, parcel.content)
+    os.utime(store.path(parcels[0].name), (4_000_000_000, 4_000_000_000))  # kept when the clock was wrong
+    assert store.has(parcels[1].name)
+    store.add(parcels[5].name, parcels[5].content)
+    (store.folder / "pyc" / parcels[2].name).mkdir(parents=True)
+    store.prune({parcels[3].name})
+    left = {number for number, parcel in enumerate(parcels) if store.path(parcel.name).exists()}
+    assert left == {0, 1, 5, 3}
+    assert not list((store.folder / "pyc").iterdir())
+
+
+def test_a_parcel_that_is_another_one_is_not_kept(tmp_path):
+    store = serve.Store(tmp_path / "cache")
+    with pytest.raises(OSError, match="did not arrive as it was sent"):
+        store.add(packed(1).name, packed(2).content)
+    outside = io.BytesIO()
+    with tarfile.open(fileobj=outside, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("../../out"))
+    with pytest.raises(OSError, match="which is no plain file"):
+        store.add(packed(1).name, lzma.compress(outside.getvalue()))
+    assert list(store.folder.iterdir()) == []
+
+
+def test_a_host_and_its_controller_agree_on_digests(tmp_path):
+    store = serve.Store(tmp_path)
+    parcel = tree_parcel("role", {"a/b.yml": (0o644, b"b"), "a.sh": (0o755, b"#!"), "ü": (0o644, b"")})
+    store.add(parcel.name, parcel.content)
+    assert store.has(parcel.name)
+    (store.path(parcel.name) / "a.sh").chmod(0o644)
+    assert not store.has(parcel.name)
+    assert not store.path(parcel.name).exists()
