@@ -118,12 +118,14 @@ def ansible_parcel(cache: Path) -> Parcel:
     """Return the parcel of ansible-core, packed once per set of versions and kept in `cache`."""
     kept = cache / f"ansible-{ansible_version()}"
     if kept.exists():
-        digest, _, content = kept.read_bytes().partition(b"\n")
-        return Parcel(kind="ansible", digest=digest.decode(), content=content)
+        said, _, content = kept.read_bytes().partition(b"\n")
+        digest, _, proof = said.decode(errors="replace").partition(" ")
+        if proof == hashlib.sha256(content).hexdigest():  # else this machine went down while it was written
+            return Parcel(kind="ansible", digest=digest, content=content)
     parcel = tree_parcel("ansible", _ansible_tree())
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=cache, delete=False) as fresh:
-        fresh.write(parcel.digest.encode() + b"\n" + parcel.content)
+        fresh.write(f"{parcel.digest} {hashlib.sha256(parcel.content).hexdigest()}\n".encode() + parcel.content)
     Path(fresh.name).rename(kept)
     return parcel
 
