@@ -43,6 +43,7 @@ ON_HOST = Path("/var/cache/halligan/parcels")
 _LIBRARIES = ("ansible-core", "jinja2", "markupsafe", "packaging", "resolvelib", "pyyaml")
 # Of ansible-core, what a play needs: neither its other commands, nor collections' tools, nor modules for Windows.
 _ASIDE = ("ansible/galaxy/", "ansible/cli/galaxy.py", "ansible/cli/doc.py", "ansible_test/")
+_LARGE = 1024 * 1024
 _DOCUMENTED = ("connection", "shell", "become", "callback", "strategy", "inventory", "cache", "vars", "doc_fragments")
 
 Tree = Mapping[str, tuple[int, bytes]]  # path inside -> permission bits, content
@@ -80,7 +81,9 @@ def tree_parcel(kind: str, tree: Tree) -> Parcel:
             member = tarfile.TarInfo(path)
             member.size, member.mode, member.mtime = len(content), mode, 1
             archive.addfile(member, io.BytesIO(content))
-    return Parcel(kind=kind, digest=tree_digest(tree), content=lzma.compress(plain.getvalue(), preset=6))
+    content = plain.getvalue()
+    preset = 6 if len(content) > _LARGE else 1  # 94 MB of memory while it packs, or 10
+    return Parcel(kind=kind, digest=tree_digest(tree), content=lzma.compress(content, preset=preset))
 
 
 def role_files(role: Path) -> Iterator[tuple[str, Path]]:
