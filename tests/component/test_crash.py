@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support import sshd
 from support.crash_child import work
 from support.folders import small_cluster, write, write_role, write_site
 
+from orchestrator.model import CARRY, EXECUTORS
 from orchestrator.service import open_site
 from orchestrator.store import Store
 
@@ -104,11 +106,12 @@ REAL_KILLS = 5
 ROLES = ("first", "second", "third")
 
 
-def test_five_kills_of_a_real_apply_repeat_nothing_that_had_finished(tmp_path):
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_five_kills_of_a_real_apply_repeat_nothing_that_had_finished(tmp_path, executor):
     with sshd.running(tmp_path) as server:
         lines = tmp_path / "lines"
         lines.mkdir()
-        site = write_real_site(tmp_path, server, lines)
+        site = write_real_site(tmp_path, server, lines, executor)
         die = random.Random(SEED)
         must_stay: dict[str, int] = {}
         last_start = len(sshd.ADDRESSES) * (len(ROLES) - 1)  # as many applied: some host has its last role before it
@@ -121,16 +124,49 @@ def test_five_kills_of_a_real_apply_repeat_nothing_that_had_finished(tmp_path):
         assert lived(site, None, 0, None) == "succeeded"
         opened = open_site(str(site))
         every = set(opened.load().placements)
+        if executor == CARRY:  # a killed controller ends no play: it is read on
+            assert {step: applied(lines, step) for step in every} == dict.fromkeys(every, 1)
         assert {step for step in every if applied(lines, step) >= 1} == every
         assert {step: applied(lines, step) for step in must_stay} == must_stay
         assert opened.check_store() == []
         assert opened.plan().steps == ()
 
 
-def write_real_site(project: Path, server: sshd.Sshd, lines: Path) -> Path:
+def test_a_new_apply_waits_for_the_plays_of_the_one_that_was_killed(tmp_path):
+    """Settled instead of resumed: what still runs is not known to the new run, yet both never run at once."""
+    with sshd.running(tmp_path) as server:
+        lines = tmp_path / "lines"
+        lines.mkdir()
+        gate = tmp_path / "gate"
+        site = write_real_site(
+            tmp_path, server, lines, CARRY, f"; until test -e {gate}; do sleep 0.05; done; echo end >> "
+        )
+        first = {f"{ROLES[0]}@node-{number}" for number in range(len(sshd.ADDRESSES))}
+        assert lived(site, None, 0, 0.0, until=lambda: applied_in_all(lines) == len(first)) == "begun"
+        settled = open_site(str(site)).settle()
+        assert settled is not None
+        assert set(settled.unknown) == first
+
+        def came_again() -> bool:
+            with Store.open(site / ".halligan" / "state.db", create=False) as store:
+                run = store.open_run()
+                if run is None or {item.step for item in store.in_flight(run.id)} != first:
+                    return False
+            gate.touch()  # only now may what the first apply left go on
+            return True
+
+        assert lived(site, None, 0, None, until=came_again) == "succeeded"
+        for step in open_site(str(site)).load().placements:
+            node = step.partition("@")[2]
+            again = [node, "end"] * (2 if step in first else 1)
+            assert (lines / step).read_text().splitlines() == again, step
+
+
+def write_real_site(project: Path, server: sshd.Sshd, lines: Path, executor: str, then: str = "") -> Path:
     """Write a site of the addresses of `server`, on which three roles in a chain each append a line to a file."""
     for number, name in enumerate(ROLES):
-        append = f"echo {{{{ node_name }}}} >> {lines}/{name}@{{{{ node_name }}}}"
+        file = f"{lines}/{name}@{{{{ node_name }}}}"
+        append = f"echo {{{{ node_name }}}} >> {file}" + (then and f"{then}{file}")
         write_role(
             project / "roles",
             name,
@@ -146,7 +182,7 @@ def write_real_site(project: Path, server: sshd.Sshd, lines: Path) -> Path:
         },
         "groups": {"hosts": {"roles": list(ROLES)}},
         "nodes": {f"node-{n}": {"groups": ["hosts"], "address": a} for n, a in enumerate(sshd.ADDRESSES)},
-        "policy": {"limits": {"batches": 2, "batch": 2}},
+        "policy": {"limits": {"batches": 2, "batch": 2}, "executors": {"default": executor}},
     }
     site = project / "inventories" / "real"
     write(site / "cluster.yml", cluster)
@@ -171,15 +207,18 @@ def finished(site: Path) -> set[str]:
         assert run is not None
         ended = {str(step) for step in store.finished(run.id)}
         for item in store.in_flight(run.id):
-            events = site / ".halligan" / "runs" / run.id / item.batch / "job_events"
-            if any(_ends(path, item.node) for path in events.glob("*.json")):
+            batch = site / ".halligan" / "runs" / run.id / item.batch
+            events = [path.read_text() for path in batch.glob("job_events/*.json")]
+            if (carried := batch / "events.jsonl").exists():
+                events += carried.read_text().splitlines()
+            if any(_ends(event, item.node) for event in events):
                 ended.add(item.step)
     return ended
 
 
-def _ends(path: Path, node: str) -> bool:
+def _ends(text: str, node: str) -> bool:
     try:
-        event = json.loads(path.read_text())
+        event = json.loads(text)
     except ValueError:  # cut short by the kill
         return False
     data = event.get("event_data", {})

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from orchestrator.executors.carry import executor as carry
+from orchestrator.executors.carry.session import Link
 from orchestrator.executors.fake import FakeExecutor, Script
 from orchestrator.model import Batch, Event, Status, StepRun
 from orchestrator.service import open_site
@@ -17,8 +20,10 @@ OUTPUTS = {"db": {"db_host": "10.0.0.1"}, "api": {"api_url": "http://10.0.0.1"}}
 def work(folder: str, effects: str, seed: int, ear: Connection) -> None:
     """Say "begun" at the first event and the run's status at the end.
 
-    What the fake hosts did goes to the file `effects`; without one, Ansible goes to real hosts.
+    What the fake hosts did goes to the file `effects`; without one, roles are carried and pushed to real hosts. What
+    is carried lies below the site, in a folder per host.
     """
+    carry.Link = partial(Link, place=f"{folder}/hosts/{{node}}")  # type: ignore[misc]
 
     def script(batch: Batch, run: StepRun) -> Script:
         die = random.Random(f"{seed} {run.step} {run.attempt}")
