@@ -32,6 +32,7 @@ LOGIN_S = 20.0
 KEEPALIVE_S = 15.0
 PYTHON = "/usr/bin/python3"
 _CHUNK = 1 << 16
+_PARTING_S = 5.0
 _NOISE = 100  # lines that a login may print before the host's Python speaks
 
 # Runs on any Python 3: says which one it is if that is too old, else becomes serve.py, which follows on its input.
@@ -322,7 +323,10 @@ class Session:
 
     async def close(self) -> None:
         """End the session; the host's server ends with it, a play does not."""
-        self._process.stdin.write_eof()
+        with contextlib.suppress(TimeoutError, OSError, asyncssh.Error):
+            self._process.stdin.write_eof()
+            async with asyncio.timeout(_PARTING_S):  # what it was told last may still be on its way
+                await self._process.wait_closed()
         self._link.close()
         await self._link.wait_closed()
         self._end_proxy()

@@ -315,8 +315,9 @@ def supervise(folder: Path, lock: int, start: dict[str, Any], inventory: bytes, 
         for temporary in start["temporary"]:
             shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)  # before the end is told: whoever hears of it may want the host next
-        with open(folder / "events", "ab") as events:
-            events.write(json.dumps({"end": ending}).encode() + b"\n")
+        with contextlib.suppress(FileNotFoundError):  # it is forgotten already
+            events = os.open(folder / "events", os.O_WRONLY | os.O_APPEND)
+            os.write(events, json.dumps({"end": ending}).encode() + b"\n")
 
 
 def _popen(folder: Path, start: dict[str, Any], inventory: bytes) -> subprocess.Popen[bytes]:
@@ -485,9 +486,13 @@ class Session:
     def prune(self, ask: dict[str, Any]) -> None:
         """Remove what nobody will ask for: plays of the same owner's earlier runs, and parcels out of use."""
         used: set[str] = set()
-        for folder in (self.run / "plays").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                its = json.loads((folder / "ask").read_text())
+        with alone(self.run):
+            for folder in (self.run / "plays").iterdir():
+                try:
+                    its = json.loads((folder / "ask").read_text())
+                except (OSError, ValueError):  # a start or a removal that was cut short
+                    self.forget(folder)
+                    continue
                 if its["owner"] == ask["owner"] and its["run"] != ask["run"]:
                     self.forget(folder)  # it has ended: the lock is of one run only
                 else:
