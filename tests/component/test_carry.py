@@ -523,6 +523,19 @@ def test_an_old_python_is_pushed_to_and_the_log_says_why(site):
     assert site.lines("one") == ["line"]
 
 
+def test_after_a_kill_push_is_asked_for_what_it_took_over(site):
+    asked = []
+    push = SimpleNamespace(recover=lambda process, runs: asked.append((process.batch, runs)) or ())
+    batch = site.batch("one", "two")
+    (site.path / "runs/r1/b1-two").mkdir(parents=True)
+    left = Process(batch="b1", pid=0, start_time=0.0, folder="")
+    assert site.executor(push=push).recover(left, batch.runs) == ()
+    assert asked == [("b1-two", batch.runs[1:])]
+    known = replace(left, folder=str(site.path / "runs/r1/b1-two"))  # whoever recorded that asks push for it, too
+    site.executor(push=push).recover(known, batch.runs)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("python", "why"),
     [
