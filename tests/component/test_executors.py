@@ -71,6 +71,20 @@ TASKS = [
         "rescue": [{"name": "Do it the other way", "ansible.builtin.debug": {"msg": "fine"}}],
     },
     {
+        "name": "Tell the secret",
+        "ansible.builtin.fail": {"msg": "{{ probe_password }}"},
+        "no_log": True,
+        "when": "probe_do == 'tell'",
+    },
+    {
+        "name": "Tell the secret item by item",
+        "ansible.builtin.command": "sh -c 'echo {{ item }} >&2; exit 4'",
+        "loop": ["{{ probe_password }}"],
+        "no_log": True,
+        "changed_when": False,
+        "when": "probe_do == 'tell items'",
+    },
+    {
         "name": "Take long",
         "ansible.builtin.command": "sleep 600",
         "changed_when": False,
@@ -334,7 +348,8 @@ def test_a_wrong_host_key_is_told_in_words(real, tmp_path):
 
 
 def test_secrets_are_nowhere_in_what_a_run_leaves(real, tmp_path):
-    found = real.run(real.batch(one="go", two="fail"))
+    found = real.run(real.batch(one="tell items", two="fail", three="tell"))
+    assert {outcome.status for outcome in found.values()} == {Status.FAILED}
     left = [path for path in tmp_path.rglob("*") if path.is_file()]  # the hosts' places, too
     assert any(path.is_relative_to(tmp_path / "runs") for path in left)
     assert [path for path in left if REVEALED.encode() in path.read_bytes()] == []

@@ -187,6 +187,8 @@ class AnsibleExecutor:
             "ANSIBLE_CONFIG": str(self._home / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": os.pathsep.join(str(path.absolute()) for path in self._roles),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
+            "ANSIBLE_STDOUT_CALLBACK": "halligan_text",
+            "ANSIBLE_CALLBACK_PLUGINS": str(self._home / "plugins" / "callback"),
             "ANSIBLE_NOCOLOR": "true",
             "ANSIBLE_FORCE_COLOR": "false",
             "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "false",
