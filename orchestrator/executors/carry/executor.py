@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import resource
 import socket
 import threading
 import time
@@ -40,6 +41,7 @@ __all__ = ["CarryExecutor"]
 
 _LOGINS = 32  # at once: sshd drops more unauthenticated ones (MaxStartups), and all are for one CPU here
 _IDLE = 1000  # sessions kept for the next play, about 50 kB each
+_DESCRIPTORS = 4 * _IDLE
 _REATTACH_S = 300.0
 _STEADY_S = 10.0  # a session that lasted so long worked
 _SKEW_S = 60.0
@@ -181,6 +183,7 @@ class CarryExecutor:
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         if self._loop is None:
+            _make_room()
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name="carry", daemon=True)
             self._thread.start()
@@ -412,6 +415,13 @@ class _Pool:
         sessions = [session for found in self._idle.values() for session in found]
         self._idle.clear()
         await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
+
+
+def _make_room() -> None:
+    """Raise the limit of open files as far as it goes: sessions need one each, those through a proxy two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < (wanted := min(hard, _DESCRIPTORS)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _told(error: Exception) -> str:
