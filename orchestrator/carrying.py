@@ -8,11 +8,11 @@ is no part of a fingerprint.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from orchestrator.model import CARRY, PUSH, Connection, Contract, Executors, Node, PlanNode, Value
-from orchestrator.templates import asks_controller
+from orchestrator.templates import asks_controller, texts
 
 __all__ = ["Choice", "Chooser", "asked", "unable"]
 
@@ -112,19 +112,7 @@ def _too_old(platform: str) -> str:
 
 def _asking(inputs: Mapping[str, Value]) -> str:
     for name in sorted(inputs):
-        for text in _texts(inputs[name]):
+        for text in texts(inputs[name]):
             if found := asks_controller(text, files=False):
                 return f"input {name} uses {found.what}"
     return ""
-
-
-def _texts(value: Value) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case Mapping():
-            for item in value.values():
-                yield from _texts(item)
-        case list() | tuple():
-            for item in value:
-                yield from _texts(item)

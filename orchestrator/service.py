@@ -328,8 +328,7 @@ class Site:
     def forget(self, node: str) -> None:
         """Drop all that is believed of a node that is gone for good."""
         with self._working("forget") as store:
-            snapshot = store.snapshot()
-            known = {state.node for state in snapshot.placements.values()} | set(snapshot.nodes)
+            known = _remembered(store.snapshot())
             if node not in known:
                 raise HalliganError(f"nothing is recorded of a node {node}.{closest(node, known)}")
             store.append([kinds.node_forgotten(node, at=self._clock(), reason="asked by the user")])
@@ -358,9 +357,7 @@ class Site:
             return
         self.settle()
         with self._working("lab down") as store:
-            snapshot = store.snapshot()
-            known = {state.node for state in snapshot.placements.values()} | set(snapshot.nodes)
-            names = sorted(known & {node.name for node in gone.nodes})
+            names = sorted(_remembered(store.snapshot()) & {node.name for node in gone.nodes})
             store.append([kinds.node_forgotten(name, at=self._clock(), reason="the lab is down") for name in names])
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -528,28 +525,26 @@ def _executor(site: Site, run: str) -> Executor:
     from orchestrator.executors.ansible import AnsibleExecutor
     from orchestrator.executors.dispatch import Dispatch
 
-    push = AnsibleExecutor(
-        home=files.HOME,
-        site=site.name,
-        runs=site.runs_dir / run,
-        secret=site.vault.resolve,
-        roles=site.role_paths,
-    )
-    return Dispatch(push, lambda: _carry(site, run, push))
+    common: dict[str, Any] = {
+        "home": files.HOME,
+        "site": site.name,
+        "runs": site.runs_dir / run,
+        "secret": site.vault.resolve,
+        "roles": site.role_paths,
+    }
+    push = AnsibleExecutor(**common)
+
+    def carry() -> Executor:
+        from orchestrator.executors.carry import CarryExecutor
+
+        return CarryExecutor(**common, owner=f"site {site.name} ({site.state_dir})", push=push)
+
+    return Dispatch(push, carry)
 
 
-def _carry(site: Site, run: str, push: Executor) -> Executor:
-    from orchestrator.executors.carry import CarryExecutor
-
-    return CarryExecutor(
-        home=files.HOME,
-        site=site.name,
-        runs=site.runs_dir / run,
-        secret=site.vault.resolve,
-        roles=site.role_paths,
-        owner=f"site {site.name} ({site.state_dir})",
-        push=push,
-    )
+def _remembered(snapshot: Snapshot) -> set[str]:
+    """Return the nodes of which anything is believed, those gone from the spec included."""
+    return {state.node for state in snapshot.placements.values()} | set(snapshot.nodes)
 
 
 def _outputs(snapshot: Snapshot) -> dict[StepId, Mapping[str, object]]:

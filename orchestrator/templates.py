@@ -22,6 +22,7 @@ __all__ = [
     "may_ask",
     "mentioned",
     "short_name",
+    "texts",
     "undeclared",
 ]
 
@@ -75,6 +76,19 @@ def mentioned(value: Json) -> frozenset[str]:
         return undeclared(value)
     except ValueError:
         return frozenset()
+
+
+def texts(value: Json) -> Iterator[str]:
+    """Yield every text among the values that a value holds, templates or not; keys of mappings are names."""
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            for item in value.values():
+                yield from texts(item)
+        case list() | tuple():
+            for item in value:
+                yield from texts(item)
 
 
 def _templates(value: Json) -> Iterator[str]:

@@ -15,7 +15,7 @@ from orchestrator import yaml
 from orchestrator.catalog.source import RoleFile, RoleSource
 from orchestrator.errors import ProblemsError
 from orchestrator.model import CARRY, PUSH, Json
-from orchestrator.templates import FILES, SETTLED, asks_controller, has_template, leads_out, may_ask, short_name
+from orchestrator.templates import FILES, SETTLED, asks_controller, has_template, leads_out, may_ask, short_name, texts
 from orchestrator.yaml import Document, Path
 
 __all__ = ["Needs", "needs"]
@@ -140,20 +140,8 @@ def _of_task(task: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
 def _looks_away(lookup: str, terms: Json) -> bool:
     if lookup in FILES or lookup == "first_found":
         # What is first found may be named by variables: they choose among the role's files.
-        return any(leads_out(term) for term in _texts(terms) if lookup in FILES or not has_template(term))
+        return any(leads_out(term) for term in texts(terms) if lookup in FILES or not has_template(term))
     return lookup not in SETTLED
-
-
-def _texts(value: Json) -> Iterator[str]:
-    match value:
-        case str():
-            yield value
-        case Mapping():
-            for item in value.values():
-                yield from _texts(item)
-        case list():
-            for item in value:
-                yield from _texts(item)
 
 
 def _modules(task: Mapping[str, Json]) -> Iterator[tuple[str, str, Mapping[str, Json]]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator.model import Json, Outcome, PlanNode, Status, StepRun
 
-__all__ = ["LONGEST_LOG", "Reader"]
+__all__ = ["LONGEST_LOG", "Reader", "last_words", "untrusted"]
 
 LONGEST_LOG = 4 * 1024 * 1024
 """Characters of a step's log that are kept: one role that prints without end must not fill the store."""
@@ -131,17 +131,29 @@ def _task_name(data: Mapping[str, Any]) -> str:
     return f"{role} : {name}" if role and not name.startswith(f"{role} : ") else name
 
 
+def last_words(printed: str) -> str:
+    """Return why an Ansible run without results failed, from the end of what it printed; empty: it said nothing."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith(("ERROR", "[ERROR]"))]
+    return " ".join((told or lines)[-3:])[:800]
+
+
+def untrusted(node: PlanNode, *, listed: bool) -> str:
+    """Say what is wrong with a host's SSH key: it has another one in the list of known hosts, or none."""
+    known_hosts = node.connection.known_hosts or "the known_hosts file of the user who runs this"
+    whose = f"the SSH host key of {node.name} ({node.address}) is not"
+    if listed:
+        return f"{whose} the one in {known_hosts}: the host was installed anew, or it is another one"
+    return f"{whose} in {known_hosts}"
+
+
 def _unreachable(result: Mapping[str, Any], node: PlanNode) -> str:
     """Return why a host was not reached; what ssh says of host keys is long and leaves out the point."""
     said = str(result.get("msg") or "")
-    known_hosts = node.connection.known_hosts or "the known_hosts file of the user who runs this"
     if "HOST IDENTIFICATION HAS CHANGED" in said:
-        return (
-            f"the SSH host key of {node.name} ({node.address}) is not the one in {known_hosts}: "
-            "the host was installed anew, or it is another one"
-        )
+        return untrusted(node, listed=True)
     if "host key is known for" in said:
-        return f"the SSH host key of {node.name} ({node.address}) is not in {known_hosts}"
+        return untrusted(node, listed=False)
     return _message(result)
 
 

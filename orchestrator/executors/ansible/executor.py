@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.executors.base import Report
-from orchestrator.executors.events import Reader
+from orchestrator.executors.events import Reader, last_words
 from orchestrator.inventory import batch_inventory
 from orchestrator.model import PUSH, Batch, Json, Outcome, Process, SecretRef, Status, StepRun
 from orchestrator.processes import end, end_users, start_time
@@ -175,7 +175,7 @@ class AnsibleExecutor:
         if not runner.rc:
             return ""
         with runner.stdout as printed, runner.stderr as errors:
-            return _last_words(f"{printed.read()}\n{errors.read()}")
+            return last_words(f"{printed.read()}\n{errors.read()}")
 
     def _environment(self, batch: Batch) -> dict[str, str]:
         facts = {
@@ -230,10 +230,3 @@ def _saved_events(folder: Path) -> Iterator[Mapping[str, Any]]:
         except (OSError, ValueError):
             continue  # cut short by the crash
     yield from sorted(events, key=lambda event: str(event.get("created", "")))
-
-
-def _last_words(text: str) -> str:
-    """Return why a run without results failed, from the end of what it printed."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith(("ERROR", "[ERROR]"))]
-    return " ".join((told or lines)[-3:])[:800]

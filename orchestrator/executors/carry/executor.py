@@ -34,7 +34,7 @@ from orchestrator.executors.carry.session import (
     UnfitError,
     UnreachableError,
 )
-from orchestrator.executors.events import Reader
+from orchestrator.executors.events import Reader, last_words
 from orchestrator.model import CARRY, Batch, Json, Outcome, PlanNode, Process, SecretRef, Status, StepRun
 
 __all__ = ["CarryExecutor"]
@@ -435,9 +435,7 @@ def _problem(ending: Ending, flight: _Flight) -> str:
         case "cancelled":
             return flight.stop or "cancelled on the host"
         case "":
-            lines = [line.strip() for line in ending.said.splitlines() if line.strip()]
-            told = [line for line in lines if line.startswith(("ERROR", "[ERROR]"))]
-            return " ".join((told or lines)[-3:])[:800] or f"Ansible ended with {ending.rc} and no result for this host"
+            return last_words(ending.said) or f"Ansible ended with {ending.rc} and no result for this host"
     return ending.why
 
 

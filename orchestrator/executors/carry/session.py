@@ -24,6 +24,7 @@ from typing import Any, cast
 import asyncssh
 
 from orchestrator.executors.carry.cargo import Cargo
+from orchestrator.executors.events import untrusted
 from orchestrator.model import Connection, Json, PlanNode
 
 __all__ = ["Ask", "BrokenError", "Ending", "Hello", "Link", "RefusedError", "Session", "UnfitError", "UnreachableError"]
@@ -119,17 +120,13 @@ class Link:
     async def _reaching(self, node: PlanNode) -> AsyncIterator[None]:
         """Turn everything that can go wrong on the way into one sentence."""
         where = f"{node.name} ({node.address})"
-        listed = node.connection.known_hosts or "the known_hosts file of the user who runs this"
         try:
             async with asyncio.timeout(self._login_s):
                 yield
         except TimeoutError:
             raise UnreachableError(f"{where} did not answer within {self._login_s:g} s") from None
         except asyncssh.HostKeyNotVerifiable:
-            if self._is_listed(node):
-                why = f"the SSH host key of {where} is not the one in {listed}: "
-                raise UnreachableError(f"{why}the host was installed anew, or it is another one") from None
-            raise UnreachableError(f"the SSH host key of {where} is not in {listed}") from None
+            raise UnreachableError(untrusted(node, listed=self._is_listed(node))) from None
         except asyncssh.PermissionDenied as error:
             user = node.connection.user or "the user who runs this"
             raise UnreachableError(f"{where} refused to log {user} in: {error.reason}") from None

@@ -33,7 +33,6 @@ import pwd
 import select
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -639,7 +638,6 @@ def main(place: str) -> None:
             "python": list(sys.version_info[:3]),
             "boot": boot,
             "clock": time.time(),
-            "name": socket.gethostname(),
         }
     )
     with contextlib.suppress(EOFError):
