@@ -54,12 +54,13 @@ class Chooser:
 
     def __init__(self, wanted: Executors) -> None:
         self._wanted = wanted
-        self._chosen: dict[tuple[str, str, str, tuple[str, ...]], tuple[Choice, bool]] = {}
+        self._chosen: dict[tuple[tuple[str, ...], str, str, tuple[str, ...]], tuple[Choice, bool]] = {}
         self._asking: dict[int, tuple[Mapping[str, Value], str]] = {}  # holds the inputs: an id may come again
 
     def choose(self, contract: Contract, node: Node | PlanNode, inputs: Mapping[str, Value]) -> Choice:
         """Return who applies a role on a node with these inputs."""
-        key = (contract.role, node.platform, node.connection.transport, node.groups)
+        says = contract.role, contract.executor, contract.controller
+        key = (says, node.platform, node.connection.transport, node.groups)
         if key not in self._chosen:
             self._chosen[key] = self._without_inputs(contract, node)
         choice, final = self._chosen[key]

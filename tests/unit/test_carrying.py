@@ -52,6 +52,13 @@ def test_carry_is_a_matter_of_course_where_it_is_possible(platform):
     assert choose(on=node(platform)) == Choice(CARRY, "")
 
 
+def test_a_contract_that_changed_is_chosen_for_anew():
+    """A role that is gone from the spec may be removed by another contract than the one of its last apply."""
+    chooser = Chooser(Executors())
+    assert chooser.choose(WEB, node(), {}).executor == CARRY
+    assert chooser.choose(LOCAL, node(), {}) == Choice(PUSH, "role web: delegate_to in tasks/main.yml:12")
+
+
 def test_a_contract_wins_over_the_roles_files_but_not_over_the_host():
     asking = replace(LOCAL, executor=CARRY)
     assert choose(asking) == Choice(CARRY, "role web: its contract")
