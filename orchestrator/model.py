@@ -26,6 +26,9 @@ PUSH = "ansible"
 
 EXECUTORS = (CARRY, PUSH)
 
+METAL = "metal"
+"""The executor of the life-cycle steps of bare metal (power, discover, match, install, ready); no spec names it."""
+
 StepId = NewType("StepId", str)  # "keystone@ctl-1"; also the id of the placement it acts on
 BarrierId = NewType("BarrierId", str)  # "identity.keystone<keystone@ctl-1"
 
@@ -81,21 +84,53 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bmc:
-    """Where a machine's power is controlled; `credential` names a secret variable, never holds one."""
+    """Where a machine's power is controlled.
+
+    `credential` names a secret variable with the keys `user` and `password`, and never holds one; `ca` is the file of
+    the authority that signed an HTTPS endpoint's certificate, empty for the system's own authorities.
+    """
 
     driver: str
     address: str
     credential: str = ""
+    ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What bare metal gets installed: the image, and the rule that picks the root disk."""
+    """What bare metal gets installed: the image, the rule that picks the root disk, and what the hardware must be.
+
+    `root_disk` and `expect` are rules over facts (`orchestrator/matching.py`), `interfaces` are bonds and VLANs as
+    `orchestrator/seed.py` reads them, `user_data` is cloud-config that is merged into ours.
+    """
 
     name: str
     image: str
     firmware: str = "uefi"
     root_disk: Mapping[str, Json] = field(default_factory=dict)
+    expect: Mapping[str, Json] = field(default_factory=dict)
+    interfaces: Mapping[str, Json] = field(default_factory=dict)
+    user_data: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """How machines boot over the network: `network` names the one they boot in, empty if none does.
+
+    `dhcp` is "server" (ours, leases from `first` to `last`), "proxy" (beside another server) or "off". `interface` is
+    ours in that network, found by its address if empty; `address` is what machines call us by. `unknown` is what a
+    machine gets that no node names: "discover" or "ignore".
+    """
+
+    network: str = ""
+    dhcp: str = "server"
+    first: str = ""
+    last: str = ""
+    interface: str = ""
+    address: str = ""
+    http_port: int = 8090
+    https_port: int = 8443
+    unknown: str = "discover"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +160,12 @@ class Node:
     file_vars: Mapping[str, Value] = field(default_factory=dict)
     bindings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     connection: Connection = field(default_factory=Connection)
-    lab: str = ""  # "container": a local system container made by `halligan lab up`
+    lab: str = ""  # "container" or "vm": a local machine made by `halligan lab up`
     profile: str = ""
     mac: str = ""
+    serial: str = ""
+    match: Mapping[str, Json] = field(default_factory=dict)  # rule over facts that chooses the node's machine
+    wiring: Mapping[str, Json] = field(default_factory=dict)  # NIC -> switch and port that LLDP must show
     bmc: Bmc | None = None
     where: Location | None = None
 
@@ -168,6 +206,7 @@ class Limits:
     per_node: int = 1
     roles: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
+    installs: Mapping[str, int] = field(default_factory=dict)  # group -> machines of it that install at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +267,7 @@ class Spec:
     profiles: Mapping[str, Profile]
     groups: Mapping[str, Group]  # always holds "all"
     nodes: Mapping[str, Node]
+    boot: Boot = Boot()
     policy: Policy = Policy()
     digest: str = ""
     problems: tuple[Problem, ...] = ()  # warnings only; errors are raised
@@ -470,6 +510,8 @@ class Plan:
     unchanged: int = 0
     total_nodes: int = 0
     selection: tuple[str, ...] = ()  # the filters it was made with, as the user wrote them
+    undiscovered: tuple[str, ...] = ()  # nodes that a rule chooses the machine of, and no machine is known for
+    deferred: int = 0  # placements that wait for these nodes: a later plan has them
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)  # by digest, for steps whose digest is known
 
 
@@ -599,6 +641,89 @@ class NodeState:
     node: PlanNode
 
 
+# --- machines -----------------------------------------------------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """Where a machine is in its life (`orchestrator/lifecycle.py` has the table of what leads where)."""
+
+    ENROLLED = "enrolled"
+    DISCOVERING = "discovering"
+    DISCOVERED = "discovered"
+    CLAIMED = "claimed"
+    INSTALLING = "installing"
+    INSTALLED = "installed"
+    READY = "ready"
+    FAILED = "failed"
+    RESCUE = "rescue"
+    RETIRING = "retiring"
+    RETIRED = "retired"
+
+
+class Failure(StrEnum):
+    """What kind of thing went wrong with a machine; messages say the rest."""
+
+    POWER = "power"  # the BMC refuses, lies or is silent
+    BOOT = "boot"  # it never came up over the network
+    IDENTITY = "identity"  # it is not the machine that was meant, or two claim to be it
+    HARDWARE = "hardware"  # wiring, SKU or disks are not what the spec expects
+    IMAGE = "image"  # the image is missing, damaged or does not fit
+    DISK = "disk"  # the disk is gone, too small or refused to be written
+    INTERRUPTED = "interrupted"  # it restarted or lost power in the middle
+    TIMEOUT = "timeout"  # no sign of progress for too long
+    LOGIN = "login"  # installed, but nobody can log in
+    ERASE = "erase"  # a disk could not be erased, or not proven to be
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What tells one machine from another, as it says itself: normalised, without what every board of a kind shares.
+
+    `uuid` is the SMBIOS system UUID in lower case, `serials` are those of chassis, board and system, `macs` are the
+    addresses of its NICs in lower case with colons, sorted.
+    """
+
+    uuid: str = ""
+    serials: tuple[str, ...] = ()
+    macs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a machine in the discovery image is told to do: a task of the agent with its arguments. Holds no secret."""
+
+    id: str
+    task: str  # install, erase, reboot, poweroff or rescue
+    args: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineState:
+    """What we believe of a piece of hardware. `node` is who claimed it, empty for nobody.
+
+    `facts` is the digest of the last facts, `credential` the SHA-256 of the key it shows us, `level` how full the
+    facts are ("", "basic", "full"). `seen` and `since` are UTC seconds: its last event, and the start of the phase.
+    `before` is the phase that a rescue goes back to. `image` is what was written to it, `host_keys` are the public
+    SSH host keys ("ssh-ed25519 AAAA...") that its operating system has.
+    """
+
+    id: str
+    phase: Phase
+    identity: Identity = Identity()
+    node: str = ""
+    failure: str = ""  # a Failure
+    reason: str = ""
+    before: str = ""
+    since: float = 0.0
+    seen: float = 0.0
+    facts: str = ""
+    level: str = ""
+    credential: str = ""
+    order: Order | None = None
+    image: str = ""
+    host_keys: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The fold of all events: what we believe now. `durations` is the mean seconds of a changed run per role."""
@@ -608,3 +733,4 @@ class Snapshot:
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
     durations: Mapping[str, float] = field(default_factory=dict)
+    machines: Mapping[str, MachineState] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select, text
 
 from orchestrator.errors import StoreError
 from orchestrator.fingerprint import digest_of
+from orchestrator.lifecycle import RefusedError
 from orchestrator.store import rows, schema
 from orchestrator.store.database import Database
 from orchestrator.store.fold import State, fold
@@ -59,7 +60,7 @@ def _differences(connection: Connection) -> Iterator[str]:
     try:
         with connection.execute(query) as found:
             right = fold(State(), map(rows.event_from, found))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RefusedError) as error:
         yield f"the events cannot be folded: {error!r}"
         return
     revision = connection.execute(select(schema.head.c.revision)).scalar_one()
@@ -70,6 +71,7 @@ def _differences(connection: Connection) -> Iterator[str]:
         "node": (_stored(connection, schema.nodes, rows.node_from), right.nodes),
         "duration of role": (_stored(connection, schema.durations, rows.duration_from), right.durations),
         "run": (_stored(connection, schema.runs, rows.run_from), right.runs),
+        "machine": (_stored(connection, schema.machines, rows.machine_from), right.machines),
     }
     for what, (is_, should_be) in stored.items():
         yield from _compare(what, is_, should_be)

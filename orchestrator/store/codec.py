@@ -11,12 +11,17 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
-from orchestrator.model import Connection, Json, PlanNode
+from orchestrator.model import Connection, Identity, Json, MachineState, Order, Phase, PlanNode
 
 __all__ = [
     "decode",
     "encode",
+    "machine_fields_from_json",
+    "machine_fields_to_json",
+    "machine_from_json",
+    "machine_to_json",
     "node_from_json",
     "node_to_json",
     "pack",
@@ -27,6 +32,7 @@ __all__ = [
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _NODE = tuple(field.name for field in fields(PlanNode))
+_MACHINE = tuple(field.name for field in fields(MachineState))
 _CONNECTION = tuple(field.name for field in fields(Connection))
 
 
@@ -53,6 +59,50 @@ def node_from_json(data: Mapping[str, Json]) -> PlanNode:
     known = {name: data[name] for name in _NODE if name in data}
     connection = {name: value for name, value in data["connection"].items() if name in _CONNECTION}
     return PlanNode(**{**known, "connection": Connection(**connection), "groups": tuple(data["groups"])})
+
+
+def machine_fields_to_json(changes: Mapping[str, Any]) -> dict[str, Json]:
+    """Return some fields of a MachineState as JSON; one that it does not have is a ValueError."""
+    if unknown := set(changes) - set(_MACHINE):
+        raise ValueError(f"a machine has no {', '.join(sorted(unknown))}")
+    return {name: _machine_value(value) for name, value in changes.items()}
+
+
+def _machine_value(value: Any) -> Json:
+    match value:
+        case Identity():
+            return {"uuid": value.uuid, "serials": list(value.serials), "macs": list(value.macs)}
+        case Order():
+            return {"id": value.id, "task": value.task, "args": dict(value.args)}
+        case tuple():
+            return list(value)
+    return value
+
+
+def machine_fields_from_json(data: Mapping[str, Json]) -> dict[str, Any]:
+    """Return fields of a MachineState; those that are no more are left out."""
+    return {name: _machine_field(name, value) for name, value in data.items() if name in _MACHINE}
+
+
+def _machine_field(name: str, value: Json) -> Any:
+    if name == "identity":
+        return Identity(uuid=value["uuid"], serials=tuple(value["serials"]), macs=tuple(value["macs"]))
+    if name == "order" and value is not None:
+        return Order(id=value["id"], task=value["task"], args=value["args"])
+    if name == "phase":
+        return Phase(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def machine_to_json(state: MachineState) -> dict[str, Json]:
+    """Return what the store keeps of a machine; empty fields are left out."""
+    values = {name: getattr(state, name) for name in _MACHINE}
+    kept = {name: value for name, value in values.items() if value or name == "phase"}
+    return machine_fields_to_json({**kept, "phase": state.phase.value})
+
+
+def machine_from_json(data: Mapping[str, Json]) -> MachineState:
+    return MachineState(**machine_fields_from_json(data))
 
 
 def pack(document: bytes) -> bytes:

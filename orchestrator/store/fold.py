@@ -5,7 +5,10 @@
                     remove and good            the placement is gone
                     failed or unreachable      the status says so; digest and outputs of the last success stay
                     check, skipped             nothing
-    node.forgotten                             the node and all its placements are gone
+    node.forgotten                             the node, all its placements and the machine that it had are gone
+    machine.moved                              the machine is in its new phase, with the fields that changed; when its
+                                               system was written, its node's placements are gone
+    machine.progress, .boot of a known one     when it was seen last
     run.started, run.finished                  the run's record
     everything else                            nothing
 
@@ -17,12 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from orchestrator.lifecycle import STAGES, RefusedError, Signal
 from orchestrator.model import (
     Action,
     Event,
     Fingerprint,
+    MachineState,
     NodeState,
     Outcome,
+    Phase,
     PlacementState,
     Process,
     Snapshot,
@@ -30,7 +36,7 @@ from orchestrator.model import (
     StepId,
 )
 from orchestrator.store import kinds
-from orchestrator.store.codec import node_from_json
+from orchestrator.store.codec import machine_fields_from_json, node_from_json
 from orchestrator.store.values import Duration, InFlight, Run, RunStatus
 
 __all__ = [
@@ -44,6 +50,7 @@ __all__ = [
     "role_of",
     "snapshot_of",
     "touches_placement",
+    "writes_system",
 ]
 
 
@@ -56,6 +63,7 @@ class State:
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     durations: Mapping[str, Duration] = field(default_factory=dict)
     runs: Mapping[str, Run] = field(default_factory=dict)
+    machines: Mapping[str, MachineState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +96,7 @@ def snapshot_of(state: State, fingerprints: Mapping[str, Fingerprint]) -> Snapsh
         nodes=state.nodes,
         fingerprints={digest: print_ for digest, print_ in fingerprints.items() if digest in used},
         durations={role: duration.mean_s for role, duration in state.durations.items()},
+        machines=state.machines,
     )
 
 
@@ -121,11 +130,21 @@ def names_node(event: Event) -> bool:
     )
 
 
+def writes_system(event: Event) -> bool:
+    """Whether the event tells that a machine got a new system: nothing that was applied to it is there any more."""
+    return event.kind == kinds.MACHINE_MOVED and event.data["signal"] == Signal.WROTE
+
+
 def may_change(event: Event) -> bool:
     """Whether a plan that was made before the event could be wrong after it."""
     # A start counts: after it, a crash leaves a host about which the plans made before know nothing.
     started = event.kind == kinds.STEP_STARTED and event.data["action"] != Action.CHECK
-    return started or _acts(event) or event.kind == kinds.NODE_FORGOTTEN
+    asked = event.kind == kinds.MACHINE_MOVED and event.data["signal"] in _ASKED
+    return started or asked or _acts(event) or event.kind == kinds.NODE_FORGOTTEN
+
+
+# What operators ask for. What machines do by themselves changes no plan: its steps look again when they run.
+_ASKED = frozenset({"reinstall", "release", "rescue", "unrescue", "retire", "readmit"})
 
 
 class _Draft:
@@ -137,6 +156,7 @@ class _Draft:
         self.nodes = dict(state.nodes)
         self.durations = dict(state.durations)
         self.runs = dict(state.runs)
+        self.machines = dict(state.machines)
 
     def state(self) -> State:
         return State(
@@ -145,6 +165,7 @@ class _Draft:
             nodes=self.nodes,
             durations=self.durations,
             runs=self.runs,
+            machines=self.machines,
         )
 
 
@@ -220,6 +241,35 @@ def _node_forgotten(draft: _Draft, event: Event) -> None:
     for step in [p.id for p in draft.placements.values() if p.node == event.node]:
         del draft.placements[step]
     draft.nodes.pop(event.node, None)
+    for machine in [m.id for m in draft.machines.values() if m.node == event.node]:
+        del draft.machines[machine]
+
+
+def _machine_moved(draft: _Draft, event: Event) -> None:
+    data = event.data
+    key = data["machine"]
+    old = draft.machines.get(key)
+    before = str(old.phase) if old else ""
+    if before != data["from"]:
+        raise RefusedError(f"machine {key} is {before or 'unknown'}, not {data['from'] or 'unknown'}, by now")
+    state = old or MachineState(id=key, phase=Phase(data["to"]))
+    if writes_system(event):
+        for step in [p.id for p in draft.placements.values() if p.node == data["node"] and p.role not in STAGES]:
+            del draft.placements[step]
+    draft.machines[key] = replace(
+        state,
+        **machine_fields_from_json(data["changes"]),
+        phase=Phase(data["to"]),
+        node=data["node"],
+        since=event.at if before != data["to"] else state.since,
+        seen=event.at,
+    )
+
+
+def _machine_seen(draft: _Draft, event: Event) -> None:
+    old = draft.machines.get(event.data["machine"])
+    if old is not None:
+        draft.machines[old.id] = replace(old, seen=event.at)
 
 
 def _run_started(draft: _Draft, event: Event) -> None:
@@ -247,6 +297,9 @@ def _run_finished(draft: _Draft, event: Event) -> None:
 _RULES: Mapping[str, Callable[[_Draft, Event], None]] = {
     kinds.STEP_FINISHED: _step_finished,
     kinds.NODE_FORGOTTEN: _node_forgotten,
+    kinds.MACHINE_MOVED: _machine_moved,
+    kinds.MACHINE_PROGRESS: _machine_seen,
+    kinds.MACHINE_BOOT: _machine_seen,
     kinds.RUN_STARTED: _run_started,
     kinds.RUN_FINISHED: _run_finished,
 }

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.lifecycle import Move
 from orchestrator.model import Event, Json, Outcome, PlanNode, Process, Step, StepId
-from orchestrator.store.codec import node_to_json
+from orchestrator.store.codec import machine_fields_to_json, node_to_json
 from orchestrator.store.values import Run, RunStatus
 
 __all__ = [
     "BATCH_PROCESS",
     "CHECK_FINISHED",
     "KINDS",
+    "MACHINE_BOOT",
+    "MACHINE_CONFLICT",
+    "MACHINE_MOVED",
+    "MACHINE_PROGRESS",
     "NODE_FORGOTTEN",
     "RUN_FINISHED",
     "RUN_STARTED",
@@ -24,6 +29,10 @@ __all__ = [
     "STEP_STARTED",
     "batch_process",
     "check_finished",
+    "machine_boot",
+    "machine_conflict",
+    "machine_moved",
+    "machine_progress",
     "node_forgotten",
     "run_finished",
     "run_started",
@@ -60,6 +69,18 @@ CHECK_FINISHED = "check.finished"
 NODE_FORGOTTEN = "node.forgotten"
 """Somebody said that a node is gone for good; all that was believed of it is dropped: reason."""
 
+MACHINE_MOVED = "machine.moved"
+"""A machine went from one phase to another, or told something new: machine, signal, from, to, node, by, changes."""
+
+MACHINE_PROGRESS = "machine.progress"
+"""A machine at work said how far it is: machine, task, step, percent, message."""
+
+MACHINE_BOOT = "machine.boot"
+"""One thing that was seen of a machine's way from its firmware into a system: machine, mac, what, detail."""
+
+MACHINE_CONFLICT = "machine.conflict"
+"""Two machines claim to be the same one, or somebody showed a key that is not his: machine, others, reason."""
+
 KINDS = frozenset(
     {
         RUN_STARTED,
@@ -71,6 +92,10 @@ KINDS = frozenset(
         BATCH_PROCESS,
         CHECK_FINISHED,
         NODE_FORGOTTEN,
+        MACHINE_MOVED,
+        MACHINE_PROGRESS,
+        MACHINE_BOOT,
+        MACHINE_CONFLICT,
     },
 )
 
@@ -148,3 +173,39 @@ def check_finished(
 
 def node_forgotten(node: str, *, at: float, run: str = "", reason: str = "") -> Event:
     return Event(kind=NODE_FORGOTTEN, at=at, run=run, node=node, data={"reason": reason})
+
+
+def machine_moved(move: Move, *, at: float, run: str = "", by: str = "") -> Event:
+    """`by` says who caused it: the machine's address, "apply" or the user's command.
+
+    The event's node is the node that has the machine, else the machine's id. The store refuses it when the machine is
+    not in the phase that the move starts from: somebody else was faster, look again.
+    """
+    data = {
+        "machine": move.machine,
+        "signal": str(move.signal),
+        "from": str(move.before) if move.before else "",
+        "to": str(move.after),
+        "node": move.node,
+        "by": by,
+        "changes": machine_fields_to_json(move.changes),
+    }
+    return Event(kind=MACHINE_MOVED, at=at, run=run, node=move.node or move.machine, data=data)
+
+
+def machine_progress(
+    machine: str, *, at: float, node: str = "", task: str = "", step: str = "", percent: float = 0.0, message: str = ""
+) -> Event:
+    data = {"machine": machine, "task": task, "step": step, "percent": percent, "message": message}
+    return Event(kind=MACHINE_PROGRESS, at=at, node=node or machine, data=data)
+
+
+def machine_boot(machine: str, *, at: float, what: str, node: str = "", mac: str = "", detail: str = "") -> Event:
+    """`machine` is empty while it is not known: its MAC address stands for it, as the event's node."""
+    data = {"machine": machine, "mac": mac, "what": what, "detail": detail}
+    return Event(kind=MACHINE_BOOT, at=at, node=node or machine or mac, data=data)
+
+
+def machine_conflict(machine: str, *, at: float, others: Sequence[str], reason: str, node: str = "") -> Event:
+    data = {"machine": machine, "others": list(others), "reason": reason}
+    return Event(kind=MACHINE_CONFLICT, at=at, node=node or machine, data=data)

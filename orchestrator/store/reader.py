@@ -9,12 +9,13 @@ from sqlalchemy import Column, Connection, Select, Table, select
 
 from orchestrator.collector import paused
 from orchestrator.errors import StoreError
-from orchestrator.model import Event, Fingerprint, Json, PlacementState, Snapshot, Status, StepId
+from orchestrator.model import Event, Fingerprint, Json, MachineState, PlacementState, Snapshot, Status, StepId
 from orchestrator.store import kinds as k
 from orchestrator.store import rows, schema
 from orchestrator.store.codec import decode, unpack
 from orchestrator.store.database import Database
 from orchestrator.store.fold import Progress, node_of, progress
+from orchestrator.store.prepared import Finder
 from orchestrator.store.values import Run, RunStatus, StepLog
 
 __all__ = ["Reader"]
@@ -29,6 +30,9 @@ class Reader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._machines = Finder(database, schema.machines.c.id)
+        self._machines_by_node = Finder(database, schema.machines.c.node)
+        self._machine_keys = Finder(database, schema.machine_keys.c.key)
 
     def head(self) -> tuple[int, int]:
         """Return the number of the last event, and the revision."""
@@ -45,7 +49,30 @@ class Reader:
                 nodes={row[0]: rows.node_from(row) for row in _all(connection, schema.nodes)},
                 fingerprints=_fingerprints(connection, shared),
                 durations={row[0]: rows.duration_from(row).mean_s for row in _all(connection, schema.durations)},
+                machines={row[0]: rows.machine_from(row) for row in _all(connection, schema.machines)},
             )
+
+    def machine(self, machine: str) -> MachineState | None:
+        with self._database.read() as connection:
+            found = [rows.machine_from(row) for row in self._machines.find(connection, [machine])]
+        return found[0] if found else None
+
+    def machines_of(self, nodes: Collection[str]) -> list[MachineState]:
+        with self._database.read() as connection:
+            return [rows.machine_from(row) for row in self._machines_by_node.find(connection, nodes)]
+
+    def machines_like(self, keys: Collection[str]) -> list[MachineState]:
+        with self._database.read() as connection:
+            ids = {row[1] for row in self._machine_keys.find(connection, keys)}
+            return [rows.machine_from(row) for row in self._machines.find(connection, ids)]
+
+    def facts(self, digest: str) -> bytes:
+        query = select(schema.facts.c.document).where(schema.facts.c.digest == digest)
+        with self._database.read() as connection:
+            packed = connection.execute(query).scalar_one_or_none()
+        if packed is None:
+            raise StoreError(f"There are no facts {digest!r} in the store {self._database.name}")
+        return unpack(packed)
 
     def events(
         self,

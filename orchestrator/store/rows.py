@@ -7,12 +7,22 @@ from typing import Any, TypeAlias
 from orchestrator.model import (
     Event,
     Fingerprint,
+    MachineState,
     NodeState,
     PlacementState,
     Status,
     StepId,
 )
-from orchestrator.store.codec import decode, encode, node_from_json, node_to_json, pack_text, unpack_text
+from orchestrator.store.codec import (
+    decode,
+    encode,
+    machine_from_json,
+    machine_to_json,
+    node_from_json,
+    node_to_json,
+    pack_text,
+    unpack_text,
+)
 from orchestrator.store.values import Duration, Run, RunStatus, StepLog
 
 __all__ = [
@@ -24,6 +34,8 @@ __all__ = [
     "fingerprint_from",
     "log",
     "log_from",
+    "machine",
+    "machine_from",
     "node",
     "node_from",
     "placement",
@@ -91,6 +103,14 @@ def node(value: NodeState) -> Columns:
 def node_from(row: Row) -> NodeState:
     name, data = row
     return NodeState(name=name, node=node_from_json(decode(data)))
+
+
+def machine(value: MachineState) -> Columns:
+    return {"id": value.id, "node": value.node, "phase": str(value.phase), "data": encode(machine_to_json(value))}
+
+
+def machine_from(row: Row) -> MachineState:
+    return machine_from_json(decode(row[-1]))
 
 
 def duration(value: Duration) -> Columns:

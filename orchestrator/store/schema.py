@@ -21,17 +21,21 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 __all__ = [
     "UPGRADES",
     "durations",
     "events",
+    "facts",
     "fingerprints",
     "head",
     "holders",
     "latest_version",
     "logs",
+    "machine_keys",
+    "machines",
     "meta",
     "metadata",
     "nodes",
@@ -142,9 +146,53 @@ logs = Table(
     Index("logs_run", "run", "id"),
 )
 
+machines = Table(
+    "machines",
+    metadata,
+    _key("id"),
+    _text("node"),
+    _text("phase"),
+    _text("data"),
+    Index("machines_node", "node"),
+)
+
+machine_keys = Table(  # "mac:…", "uuid:…", "serial:…" -> the machines that have it: boot answers must not read them all
+    "machine_keys",
+    metadata,
+    Column("key", _Id, primary_key=True),
+    Column("machine", _Id, primary_key=True),
+    Index("machine_keys_machine", "machine"),
+    sqlite_with_rowid=False,
+)
+
+facts = Table("facts", metadata, _key("digest"), Column("document", LargeBinary, nullable=False))
+
 holders = Table("holders", metadata, _key("site"), _text("holder"))  # who holds the advisory lock; PostgreSQL only
 
-UPGRADES: tuple[Callable[[Connection], None], ...] = ()
+
+def _machines(connection: Connection) -> None:
+    """Version 2: what is known of bare metal."""
+    server = connection.dialect.name == "postgresql"
+    text_, blob = ('TEXT COLLATE "C"', "BYTEA") if server else ("TEXT", "BLOB")
+    rowid = "" if server else " WITHOUT ROWID"
+    connection.execute(
+        text(
+            f"CREATE TABLE machines (id {text_} NOT NULL PRIMARY KEY, node {text_} NOT NULL, phase {text_} NOT NULL, "
+            f"data {text_} NOT NULL)"
+        )
+    )
+    connection.execute(text("CREATE INDEX machines_node ON machines (node)"))
+    connection.execute(
+        text(
+            f"CREATE TABLE machine_keys (key {text_} NOT NULL, machine {text_} NOT NULL, "
+            f"PRIMARY KEY (key, machine)){rowid}"
+        )
+    )
+    connection.execute(text("CREATE INDEX machine_keys_machine ON machine_keys (machine)"))
+    connection.execute(text(f"CREATE TABLE facts (digest {text_} NOT NULL PRIMARY KEY, document {blob} NOT NULL)"))
+
+
+UPGRADES: tuple[Callable[[Connection], None], ...] = (_machines,)
 """Item i turns a store of version i + 1 into version i + 2, inside a transaction that also records the new version.
 
 New stores get the tables above at once. A change of the tables comes with an item here that does the same to an old

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StoreError
-from orchestrator.model import Event, Fingerprint, Outcome, Snapshot, StepId
+from orchestrator.model import Event, Fingerprint, MachineState, Outcome, Snapshot, StepId
 from orchestrator.store import kinds
 from orchestrator.store.lock import Holder, Lock, SiteLock
 from orchestrator.store.values import InFlight, Run, RunStatus, StepLog
@@ -77,13 +77,16 @@ class Store:
         *,
         logs: Sequence[StepLog] = (),
         fingerprints: Mapping[str, Fingerprint] | None = None,
+        facts: Mapping[str, bytes] | None = None,
     ) -> int:
         """Commit events, the logs that belong to them and what they change of the fold, all or nothing.
 
         The functions of `kinds` make events; `seq` is ignored and given anew. Give the fingerprint of each digest that
-        a `step.finished` carries (again and again, it is stored once). Return the new revision.
+        a `step.finished` carries (again and again, it is stored once), and the facts document of each digest that a
+        `machine.moved` carries. Return the new revision. A move of a machine that is in another phase by now raises
+        lifecycle.RefusedError.
         """
-        return self._writer.append(events, logs, fingerprints or {})
+        return self._writer.append(events, logs, fingerprints or {}, facts or {})
 
     def events(
         self,
@@ -135,6 +138,22 @@ class Store:
     def snapshot(self) -> Snapshot:
         """Return the fold of all events at this moment. Its parts are shared with each other: treat them as frozen."""
         return self._reader.snapshot()
+
+    def machine(self, machine: str) -> MachineState | None:
+        """Return what is believed of a machine, by its id."""
+        return self._reader.machine(machine)
+
+    def machines_of(self, nodes: Collection[str]) -> list[MachineState]:
+        """Return the machines that these nodes have claimed."""
+        return self._reader.machines_of(nodes)
+
+    def machines_like(self, keys: Collection[str]) -> list[MachineState]:
+        """Return the machines that have one of these keys (`identity.keys`); others add nothing to its cost."""
+        return self._reader.machines_like(keys)
+
+    def facts(self, digest: str) -> bytes:
+        """Return a facts document, as the machine sent it."""
+        return self._reader.facts(digest)
 
     def revision(self) -> int:
         """Return the number of the last event after which a plan made before it could be wrong.

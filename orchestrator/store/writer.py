@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, update
 
-from orchestrator.model import Event, Fingerprint, Json, NodeState
+from orchestrator.identity import keys as keys_of
+from orchestrator.model import Event, Fingerprint, Json, MachineState, NodeState
 from orchestrator.store import kinds, rows, schema
 from orchestrator.store.codec import node_to_json, pack
 from orchestrator.store.database import Database
-from orchestrator.store.fold import State, fold, may_change, names_node, role_of, touches_placement
+from orchestrator.store.fold import State, fold, may_change, names_node, role_of, touches_placement, writes_system
 from orchestrator.store.prepared import Finder, Prepared
 from orchestrator.store.values import StepLog
 
@@ -23,6 +24,7 @@ _FOLDED: Sequence[tuple[Table, Callable[[Any], rows.Columns]]] = (  # each table
     (schema.nodes, rows.node),
     (schema.durations, rows.duration),
     (schema.runs, rows.run),
+    (schema.machines, rows.machine),
 )
 _LOG = tuple(column.name for column in schema.logs.columns if column.name != "id")
 _MOVE_HEAD = (  # also locks the row, which makes writers take turns on PostgreSQL
@@ -46,13 +48,24 @@ class Writer:
         self._nodes = Finder(database, schema.nodes.c.name)
         self._durations = Finder(database, schema.durations.c.role)
         self._runs = Finder(database, schema.runs.c.id)
+        self._machines = Finder(database, schema.machines.c.id)
+        self._machines_by_node = Finder(database, schema.machines.c.node)
+        self._new_key = Prepared(database, database.insert_new(schema.machine_keys))
+        self._new_facts = Prepared(database, database.insert_new(schema.facts))
         self._new_events = Prepared(database, insert(schema.events))
         self._new_logs = Prepared(database, insert(schema.logs).inline(), _LOG)
         self._new_fingerprint = Prepared(database, database.insert_new(schema.fingerprints))
         self._new_plan = Prepared(database, database.insert_new(schema.plans))
         self._upserts = [(table, row, Prepared(database, database.upsert(table))) for table, row in _FOLDED]
 
-    def append(self, events: Sequence[Event], logs: Sequence[StepLog], fingerprints: Mapping[str, Fingerprint]) -> int:
+    def append(
+        self,
+        events: Sequence[Event],
+        logs: Sequence[StepLog],
+        fingerprints: Mapping[str, Fingerprint],
+        facts: Mapping[str, bytes],
+    ) -> int:
+        fact_rows = [{"digest": digest, "document": pack(document)} for digest, document in facts.items()]
         log_rows = [rows.log(log) for log in logs]  # compressed before the lock is taken
         print_rows = [rows.fingerprint(digest, print_) for digest, print_ in fingerprints.items()]
         head = {"count": len(events), "last": _last_change(events)}
@@ -62,6 +75,7 @@ class Writer:
             numbered = _numbered(events, seq - len(events), before.nodes)
             after = fold(before, numbered)
             self._new_fingerprint.many(connection, print_rows)
+            self._new_facts.many(connection, fact_rows)
             self._new_events.many(connection, [rows.event(event) for event in numbered])
             self._new_logs.many(connection, log_rows)
             self._save(connection, before, after)
@@ -79,13 +93,20 @@ class Writer:
         gone = {event.node for event in events if event.kind == kinds.NODE_FORGOTTEN}
         named = {event.node for event in outcomes if "node" in event.data} | gone
         runs = {event.run for event in events if event.kind in (kinds.RUN_STARTED, kinds.RUN_FINISHED)}
-        placements = [*self._placements_by_id.find(connection, steps), *self._placements_by_node.find(connection, gone)]
+        emptied = gone | {event.data["node"] for event in events if writes_system(event)}
+        placements = [
+            *self._placements_by_id.find(connection, steps),
+            *self._placements_by_node.find(connection, emptied),
+        ]
         durations = self._durations.find(connection, {role_of(step) for step in steps})
+        moved = {machine for event in events if (machine := event.data.get("machine"))}
+        machines = [*self._machines.find(connection, moved), *self._machines_by_node.find(connection, gone)]
         return State(
             placements={row[0]: rows.placement_from(row) for row in placements},
             nodes={row[0]: rows.node_from(row) for row in self._nodes.find(connection, named)},
             durations={row[0]: rows.duration_from(row) for row in durations},
             runs={row[0]: rows.run_from(row) for row in self._runs.find(connection, runs)},
+            machines={row[0]: rows.machine_from(row) for row in machines},
         )
 
     def _save(self, connection: Connection, before: State, after: State) -> None:
@@ -95,6 +116,21 @@ class Writer:
             key = next(iter(table.primary_key))
             for gone in _chunks(old.keys() - new.keys()):
                 connection.execute(delete(table).where(key.in_(gone)))
+        self._save_keys(connection, before.machines, after.machines)
+
+    def _save_keys(
+        self, connection: Connection, before: Mapping[str, MachineState], after: Mapping[str, MachineState]
+    ) -> None:
+        """Keep the look-up of machines by what identifies them in step with what is believed."""
+        old = {machine: state.identity for machine, state in before.items()}
+        new = {machine: state.identity for machine, state in after.items()}
+        changed = [machine for machine in old.keys() | new.keys() if old.get(machine) != new.get(machine)]
+        for gone in _chunks(machine for machine in changed if machine in old):
+            connection.execute(delete(schema.machine_keys).where(schema.machine_keys.c.machine.in_(gone)))
+        added = [
+            {"key": key, "machine": machine} for machine in changed if machine in new for key in keys_of(new[machine])
+        ]
+        self._new_key.many(connection, added)
 
 
 def _last_change(events: Sequence[Event]) -> int | None:
