@@ -50,6 +50,11 @@ profiles:
     image: debian-12
     root_disk: {type: ssd, size: ">= 100 GB"}
 """
+_BOOT = """\
+boot:
+  network: mgmt
+  range: 10.79.0.1-10.79.15.254
+"""
 _POLICY = """\
 policy:
   limits:
@@ -76,7 +81,7 @@ def site(
     parts = [
         f"---\n# A mixed cloud of {sum(sizes.values()):,} nodes, made for planning: nothing in it exists.\nspec: 1\n",
         _NETWORKS,
-        *([_PROFILES] if kvm else []),
+        *([_PROFILES, _BOOT] if kvm else []),
         "connection:\n  user: halligan\n  private_key: keys/id_ed25519\n  known_hosts: known_hosts\n",
         _lines(_groups(sizes, roles)),
         _lines(_nodes(sizes, roles)),

@@ -9,7 +9,7 @@ from orchestrator.model import Connection
 from orchestrator.spec.schema import ConnectionModel
 from orchestrator.spec.source import SiteFiles
 
-__all__ = ["connect"]
+__all__ = ["absolute", "connect"]
 
 _PATHS = ("private_key", "known_hosts")
 
@@ -24,11 +24,12 @@ def connect(files: SiteFiles, scopes: Iterable[ConnectionModel | None]) -> Conne
         merged |= given
     for name in _PATHS:
         if text := merged.get(name):
-            merged[name] = _absolute(files, str(text))
+            merged[name] = absolute(files, str(text))
     return Connection(**merged)  # type: ignore[arg-type]  # the model has the same fields
 
 
-def _absolute(files: SiteFiles, text: str) -> str:
+def absolute(files: SiteFiles, text: str) -> str:
+    """Return the path of a file that a spec names: relative to the site's folder, or ~/…"""
     if text == "~" or text.startswith("~/"):
         return str(PurePosixPath(files.home) / text[2:])
     return str(PurePosixPath(files.folder) / text)

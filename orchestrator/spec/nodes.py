@@ -166,6 +166,7 @@ class Shared:
     platform: str
     connection: Connection
     vars: Mapping[str, Value]
+    bmc_ca: str = ""  # absolute
 
 
 def build(
@@ -195,7 +196,10 @@ def build(
             lab=model.lab or "",
             profile=model.profile,
             mac=own_.macs[index] if own_.macs else "",
-            bmc=Bmc(driver=bmc.driver, address=own_.bmcs[index], credential=bmc.credential)
+            serial=model.serial,
+            match=model.match,
+            wiring=model.wiring,
+            bmc=Bmc(driver=bmc.driver, address=own_.bmcs[index], credential=bmc.credential, ca=shared.bmc_ca)
             if bmc and own_.bmcs
             else None,
             where=entry.where,

@@ -22,6 +22,7 @@ def policy(model: PolicyModel, document: Document) -> Policy:
             per_node=limits.per_node,
             roles=limits.roles,
             groups=limits.groups,
+            installs=limits.installs,
         ),
         retry=Retry(unreachable=retry.unreachable, failed=retry.failed, backoff_s=retry.backoff),
         timeouts=Timeouts(default_s=timeouts.default, roles=timeouts.roles),

@@ -9,9 +9,9 @@ from orchestrator import yaml
 from orchestrator.errors import Location, Problem, ProblemsError
 from orchestrator.fingerprint import canonical, sha256
 from orchestrator.model import Group, Json, Node, Profile, Spec, Value
-from orchestrator.spec import nodes, ranges
+from orchestrator.spec import metal, nodes, ranges
 from orchestrator.spec.addresses import Networks, networks
-from orchestrator.spec.connections import connect
+from orchestrator.spec.connections import absolute, connect
 from orchestrator.spec.groups import ALL, Order, check, order
 from orchestrator.spec.policies import policy
 from orchestrator.spec.references import Guesses, References
@@ -112,13 +112,28 @@ class _Reader:
         node_values = self._nodes(model, groups, entries, nets)
         self._check_var_files(group_values, node_values)
         self._check_names(group_values, node_values)
+        profiles = {
+            name: Profile(
+                name=name,
+                image=profile.image,
+                firmware=profile.firmware,
+                root_disk=profile.root_disk,
+                expect=profile.expect,
+                interfaces=profile.interfaces,
+                user_data=profile.user_data,
+            )
+            for name, profile in model.profiles.items()
+        }
+        metal.check_rules(findings, model)
+        metal.check_entries(findings, entries, profiles)
+        boot = metal.boot(findings, model.boot, nets.values)
+        if not any(path[0] == "boot" for path in dropped):
+            metal.check_site(findings, boot, profiles, node_values)
         return Spec(
             site=self._files.site,
             networks=nets.values,
-            profiles={
-                name: Profile(name=name, image=profile.image, firmware=profile.firmware, root_disk=profile.root_disk)
-                for name, profile in model.profiles.items()
-            },
+            profiles=profiles,
+            boot=boot,
             groups=group_values,
             nodes=node_values,
             policy=policy(model.policy, self._document),
@@ -188,6 +203,7 @@ class _Reader:
                 (model.connection, *(group.connection for group in models), entry.model.connection),
             ),
             vars=self._vars(entry.model.vars, f"nodes/{entry.key}/vars/"),
+            bmc_ca=absolute(self._files, entry.model.bmc.ca) if entry.model.bmc and entry.model.bmc.ca else "",
         )
 
     def _vars(self, values: dict[str, Json], prefix: str) -> Mapping[str, Value]:
@@ -225,10 +241,16 @@ class _Reader:
             if entry.model.profile:
                 uses["profile"].use(entry.model.profile, (*path, "profile"))
             self._use_bindings(uses["node"], entry.model.bindings, (*path, "bindings"))
-        for name in model.policy.limits.groups:
-            uses["group"].use(name, ("policy", "limits", "groups", name))
-        for name in model.policy.executors.groups:
-            uses["group"].use(name, ("policy", "executors", "groups", name))
+        if model.boot:
+            uses["network"].use(model.boot.network, ("boot", "network"))
+        limits, executors = model.policy.limits, model.policy.executors
+        for section, words, names in (
+            ("limits", "groups", limits.groups),
+            ("limits", "installs", limits.installs),
+            ("executors", "groups", executors.groups),
+        ):
+            for name in names:
+                uses["group"].use(name, ("policy", section, words, name))
         for references in uses.values():
             references.report(self._findings)
 

@@ -14,6 +14,7 @@ from orchestrator.yaml.fields import DurationField, Model, RolloutModel, ShareFi
 __all__ = [
     "VERSION",
     "BmcModel",
+    "BootModel",
     "ClusterModel",
     "ConnectionModel",
     "GroupModel",
@@ -49,6 +50,7 @@ MacField = Annotated[
     WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$"}),
 ]
 Vars = dict[str, Any]
+Rule = Annotated[dict[str, Any], AfterValidator(_plain)]
 Bindings = dict[str, list[Name]]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -93,22 +95,69 @@ class ProfileModel(Model):
 
     image: Name = Field(description="Operating system image.", examples=["debian-12"])
     firmware: Literal["uefi", "bios"] = Field(default="uefi", description="How the machine boots.")
-    root_disk: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
+    root_disk: Rule = Field(
         default_factory=dict,
         description="Rule that picks the disk to install on, by properties that discovery finds.",
         examples=[{"type": "ssd", "size": ">= 100 GB"}],
+    )
+    expect: Rule = Field(
+        default_factory=dict,
+        description="Rule over discovered facts that a machine must meet before anything is written to it.",
+        examples=[{"memory_gib": ">= 128", "disks": {"nvme": ">= 2"}}],
+    )
+    interfaces: Rule = Field(
+        default_factory=dict,
+        description="Bonds and the ports of further networks, by the name that the system gets.",
+        examples=[{"bond0": {"members": ["nic0", "nic1"], "mode": "802.3ad", "networks": ["mgmt"]}}],
+    )
+    user_data: Rule = Field(
+        default_factory=dict,
+        description="cloud-config that is merged into Halligan's own for the first start of the system.",
+        examples=[{"timezone": "Europe/Zurich"}],
+    )
+
+
+class BootModel(Model):
+    """How machines boot over the network."""
+
+    network: Name = Field(description="Network in which machines boot and are installed.", examples=["mgmt"])
+    dhcp: Literal["server", "proxy", "off"] = Field(
+        default="server",
+        description="server: Halligan leases addresses; proxy: beside another DHCP server; off: that one says it all.",
+    )
+    range: str = Field(
+        default="",
+        description="First and last address to lease while machines are discovered and installed.",
+        examples=["10.77.0.100-10.77.0.199"],
+    )
+    interface: str = Field(
+        default="", description="Network interface of this controller. Default: the one with an address in the network."
+    )
+    address: str = Field(
+        default="", description="Address by which machines call this controller. Default: that of the interface."
+    )
+    http_port: int = Field(default=8090, ge=1, le=65535, description="TCP port for boot scripts and images.")
+    https_port: int = Field(default=8443, ge=1, le=65535, description="TCP port of the agent's API.")
+    unknown: Literal["discover", "ignore"] = Field(
+        default="discover",
+        description="What machines get that no node names: discover them (never install), or ignore them.",
     )
 
 
 class BmcModel(Model):
     """Where the power of a machine is controlled."""
 
-    driver: Name = Field(description="Protocol of the management controller.", examples=["redfish", "ipmi"])
+    driver: Name = Field(description="Protocol: redfish, ipmi, or manual (a person).", examples=["redfish", "ipmi"])
     address: Name = Field(
         description="IP address or URL of the management controller. In a range: the first node's IP address.",
         examples=["10.90.0.11", "https://10.90.0.11/redfish/v1/Systems/1"],
     )
     credential: str = Field(default="", description="Name of the secret variable that holds user and password.")
+    ca: str = Field(
+        default="",
+        description="File with the authority of an HTTPS endpoint's certificate; relative to the site's folder, or ~/…",
+        examples=["keys/bmc-ca.pem"],
+    )
 
 
 class GroupModel(Model):
@@ -158,15 +207,28 @@ class NodeModel(Model):
         examples=["debian-12", "windows-2022"],
     )
     connection: ConnectionModel | None = Field(default=None, description="How this node is reached.")
-    lab: Literal["container"] | None = Field(
+    lab: Literal["container", "vm"] | None = Field(
         default=None,
-        description="container: `halligan lab up` makes this node a system container on this machine.",
+        description="`halligan lab up` makes this node on this machine: a system container, or a bare virtual machine.",
     )
     profile: str = Field(default="", description="Profile that is installed on a bare-metal machine.")
     mac: MacField = Field(
         default="",
         description="MAC address of the network port it boots from, in quotes. For a range: that of the first node.",
         examples=["52:54:00:00:00:01"],
+    )
+    serial: str = Field(
+        default="", description="Serial number of the node's machine, as its firmware says it.", examples=["CZ3421MGJ7"]
+    )
+    match: Rule = Field(
+        default_factory=dict,
+        description="Rule over discovered facts that chooses the node's machine.",
+        examples=[{"memory_gib": ">= 128", "disks": {"nvme": ">= 2"}, "lldp.switch": "leaf-3*"}],
+    )
+    wiring: Rule = Field(
+        default_factory=dict,
+        description="Network port -> switch and port that LLDP must show; anything else stops the install.",
+        examples=[{"eno1": {"switch": "leaf-3a", "port": "Ethernet12"}}],
     )
     bmc: BmcModel | None = Field(default=None, description="Management controller of a bare-metal machine.")
 
@@ -187,6 +249,11 @@ class LimitsModel(Model):
         default_factory=dict,
         description="Steps in flight per group.",
         examples=[{"kvm": 200}],
+    )
+    installs: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Machines of a group that install at the same time: what a rack or a link can take.",
+        examples=[{"all": 40, "rack_7": 8}],
     )
 
 
@@ -278,6 +345,7 @@ class ClusterModel(Model):
     profiles: dict[str, ProfileModel] = Field(
         default_factory=dict, description="What bare metal gets installed, by name."
     )
+    boot: BootModel | None = Field(default=None, description="How machines boot over the network.")
     groups: dict[str, GroupModel | None] = Field(
         default_factory=dict,
         description="Named sets of nodes. The group all holds every node.",

@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from orchestrator import catalog, files, generate, spec, topology, yaml
+from orchestrator.lifecycle import STAGES
 from orchestrator.vault import Vault
 
 PROJECT = Path(__file__).parents[2]
@@ -47,8 +48,8 @@ def test_the_demo_site_places_every_role_with_all_that_it_needs():
     contracts = catalog.read(files.read_roles([PROJECT / "roles"]))
     resolved = topology.resolve(read(DEMO), contracts)
     placed = {placement.role for placement in resolved.placements.values()}
-    assert placed == set(generate.ROLES)
-    assert len(resolved.placements) == 905 * 3 + 3 + 6
+    assert placed == {*generate.ROLES, *STAGES}
+    assert len(resolved.placements) == 905 * 3 + 3 + 6 + 900 * 5
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ networks:
 connection: {user: halligan, private_key: keys/id, known_hosts: ~/known}
 profiles:
   kvm: {image: debian-12, root_disk: {type: ssd}}
+boot: {network: mgmt, range: 10.77.0.100-10.77.0.199}
 groups:
   all: {roles: [base]}
   linux: {children: [controller, kvm]}
@@ -212,8 +213,8 @@ def test_executors_are_read_with_their_places():
 
 def test_every_node_knows_where_it_is_declared():
     nodes = read(SITE).nodes
-    assert nodes["kvm-010"].where == Location(file="cluster.yml", line=17, column=3)
-    assert read(SITE).groups["linux"].where == Location(file="cluster.yml", line=11, column=3)
+    assert nodes["kvm-010"].where == Location(file="cluster.yml", line=18, column=3)
+    assert read(SITE).groups["linux"].where == Location(file="cluster.yml", line=12, column=3)
 
 
 def test_vars_files_stand_beside_the_vars_of_the_spec():
@@ -413,7 +414,7 @@ def test_the_digest_knows_secrets_by_their_fingerprints():
             'connection.transport must be ssh, winrm, psrp or local, not "shh". Did you mean "ssh"?',
             "",
         ),
-        ("spec: 1\nnodes: {a: {lab: vm}}", 2, 13, "spec.bad-value", 'nodes.a.lab must be container, not "vm"', ""),
+        ("spec: 1\nnodes: {a: {lab: box}}", 2, 13, "spec.bad-value", 'nodes.a.lab must be container or vm, not "box"', ""),
         ("spec: 1\nnodes: {a: {mac: 52:54}}", 2, 13, "spec.bad-value", "nodes.a.mac must be a MAC address", ""),
         (
             "spec: 1\nnodes: {a: {bmc: {driver: x}}}",
@@ -743,7 +744,7 @@ def test_a_mistake_of_meaning_is_explained_where_it_is(text, line, column, code,
             3,
         ),
         (
-            "  a: {bmc: {driver: x, address: 10.9.9.9}}\n  b: {bmc: {driver: x, address: 10.9.9.9}}\n",
+            "  a: {bmc: {driver: ipmi, address: 10.9.9.9}}\n  b: {bmc: {driver: ipmi, address: 10.9.9.9}}\n",
             "spec.duplicate-bmc",
             "b has the management controller 10.9.9.9 of a",
             4,
@@ -969,6 +970,7 @@ SECTIONS = {
     "Networks": schema.NetworkModel,
     "Connection": schema.ConnectionModel,
     "Profiles": schema.ProfileModel,
+    "Boot": schema.BootModel,
     "Groups": schema.GroupModel,
     "Nodes": schema.NodeModel,
     "Management controller": schema.BmcModel,
