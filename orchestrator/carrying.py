@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from orchestrator.model import CARRY, PUSH, Connection, Contract, Executors, Node, PlanNode, Value
+from orchestrator.model import CARRY, METAL, PUSH, Connection, Contract, Executors, Node, PlanNode, Value
 from orchestrator.templates import asks_controller, texts
 
 __all__ = ["Choice", "Chooser", "asked", "unable"]
@@ -59,6 +59,8 @@ class Chooser:
 
     def choose(self, contract: Contract, node: Node | PlanNode, inputs: Mapping[str, Value]) -> Choice:
         """Return who applies a role on a node with these inputs."""
+        if contract.executor == METAL:
+            return Choice(METAL)
         says = contract.role, contract.executor, contract.controller
         key = (says, node.platform, node.connection.transport, node.groups)
         if key not in self._chosen:

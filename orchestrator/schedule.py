@@ -5,7 +5,7 @@ Rules, in the order they are applied
   2. A final failure skips what needs it, directly or not; each skip names the root cause. `after` only orders.
   3. Of the ready roles, the one with most startable steps goes first, as one batch; longest remaining chain on ties.
      A batch has one executor: a role that some hosts run by another one is as two roles here.
-  4. Never more in flight than the policy's limits: steps, per node, per role, per group; pushed batches and their
+  4. Never more in flight than the policy's limits: steps, per node, role and group, installs; pushed batches and their
      hosts, too, since each is a process here, while a carried batch is only a name for steps that start together.
   5. A role with a roll-out starts its next share only when the share before is finished, and stops after its limit.
   6. A step whose inputs turn out as at its last success is settled without running (late no-op).
@@ -42,6 +42,8 @@ from orchestrator.plan.summary import step_graph
 
 __all__ = ["Decision", "Schedule", "Verdict"]
 
+_INSTALL = "install"
+_Quota = tuple[str, str]  # the role that it counts ("" for all) and the group
 _Lane = tuple[str, Action, str]  # role, action and executor: steps of one lane can share a batch
 
 
@@ -125,14 +127,16 @@ class Schedule:
         self._remaining = graph.remaining(step_graph(plan), self._weight)
         self._lanes: dict[_Lane, list[tuple[float, StepId]]] = defaultdict(list)
         self._parked_node: dict[str, list[StepId]] = defaultdict(list)
-        self._parked_group: dict[str, deque[StepId]] = defaultdict(deque)
+        self._parked_quota: dict[_Quota, deque[StepId]] = defaultdict(deque)
         self._retries: list[tuple[float, StepId]] = []
         self._attempts: Counter[StepId] = Counter(attempts or {})
         self._in_flight: dict[StepId, str] = {}
         self._pushes: Counter[str] = Counter()  # batches that are a process on the controller each
         self._busy_nodes: Counter[str] = Counter()
         self._busy_roles: Counter[str] = Counter()
-        self._busy_groups: Counter[str] = Counter()
+        self._busy_quotas: Counter[_Quota] = Counter()
+        self._quotas: dict[_Quota, int] = {("", group): limit for group, limit in plan.policy.limits.groups.items()}
+        self._quotas |= {(_INSTALL, group): limit for group, limit in plan.policy.limits.installs.items()}
         self._late: dict[int, dict[str, Value]] = {}
         self._prints: dict[tuple[str, str, int], tuple[str, Fingerprint]] = {}
         self._numbers = count(1)
@@ -172,7 +176,7 @@ class Schedule:
         settled, self._unsettled = self._unsettled, []
         while self._retries and self._retries[0][0] <= now and not self._draining:
             self._ready(heapq.heappop(self._retries)[1])
-        self._offer_groups()
+        self._offer_quotas()
         batches: list[Batch] = []
         while not self._draining and (lane := self._best_lane()):
             if runs := self._fill(lane, settled):
@@ -360,16 +364,24 @@ class Schedule:
         if self._busy_nodes[step.node] >= self._limits.per_node:
             self._parked_node[step.node].append(step.id)
             return True
-        for group in self._plan.nodes[step.node].groups if self._limits.groups else ():
-            if self._busy_groups[group] >= self._limits.groups.get(group, 10**9):
-                self._parked_group[group].append(step.id)
+        for quota in self._quotas_of(step):
+            if self._busy_quotas[quota] >= self._quotas[quota]:
+                self._parked_quota[quota].append(step.id)
                 return True
         return False
 
-    def _offer_groups(self) -> None:
-        """Let as many of those that wait for a place in a group try again as it has places."""
-        for group, limit in self._limits.groups.items():
-            waiting, free = self._parked_group[group], limit - self._busy_groups[group]
+    def _quotas_of(self, step: Step) -> list[_Quota]:
+        """Return the quotas that a step takes a place of: its node's groups', and as an install those of installs."""
+        if not self._quotas:
+            return []
+        roles = ("", _INSTALL) if step.role == _INSTALL else ("",)
+        groups = self._plan.nodes[step.node].groups
+        return [(role, group) for role in roles for group in groups if (role, group) in self._quotas]
+
+    def _offer_quotas(self) -> None:
+        """Let as many of those that wait for a place in a quota try again as it has places."""
+        for quota, limit in self._quotas.items():
+            waiting, free = self._parked_quota[quota], limit - self._busy_quotas[quota]
             while waiting and free > 0:
                 step = waiting.popleft()
                 if step not in self.outcomes:
@@ -380,8 +392,7 @@ class Schedule:
         self._in_flight[step.id] = ""
         self._busy_nodes[step.node] += 1
         self._busy_roles[step.role] += 1
-        if self._limits.groups:
-            self._busy_groups.update(self._plan.nodes[step.node].groups)
+        self._busy_quotas.update(self._quotas_of(step))
         if step.role in self._rollouts:
             self._rollouts[step.role].started += 1
 
@@ -398,8 +409,7 @@ class Schedule:
         self._busy_roles[step.role] -= 1
         for parked in self._parked_node.pop(step.node, ()):
             self._ready(parked)
-        if self._limits.groups:
-            self._busy_groups.subtract(self._plan.nodes[step.node].groups)
+        self._busy_quotas.subtract(self._quotas_of(step))
 
     def _batch(self, lane: _Lane, runs: list[StepRun]) -> Batch:
         role, action, executor = lane

@@ -13,6 +13,7 @@ from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
 from orchestrator.catalog.values import check_value
 from orchestrator.errors import Location, Problem, ProblemsError, closest
 from orchestrator.fingerprint import sha256
+from orchestrator.lifecycle import STAGES
 from orchestrator.model import MAGIC, Cardinality, Catalog, Contract, Json, Option, Output, Requirement, Scope, Wire
 from orchestrator.yaml import Document, Findings
 from orchestrator.yaml.check import parse
@@ -85,6 +86,9 @@ class _RoleReader:
         if not _ROLE_NAME.fullmatch(role.name):
             summary = f'"{role.name}" is not a role name: small letters, digits and "_", a letter first'
             self._contract.error("catalog.role-name", (), summary)
+        if role.name in STAGES:
+            summary = f'"{role.name}" is a life-cycle step of bare metal: no role can be called like it'
+            self._contract.error("catalog.role-name", (), summary, hint=f"also taken: {', '.join(STAGES)}")
         self._check_dependencies()
         entry = self._entry_point()
         options = self._options(entry) if entry else {}

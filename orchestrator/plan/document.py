@@ -126,6 +126,8 @@ def _body(plan: Plan) -> dict[str, Any]:
         "unchanged": plan.unchanged,
         "total_nodes": plan.total_nodes,
         "selection": list(plan.selection),
+        "undiscovered": list(plan.undiscovered),
+        "deferred": plan.deferred,
         "policy": _plain(plan.policy),
         "roles": {name: _sparse(_plain(role)) for name, role in sorted(plan.roles.items())},
         "connections": [_sparse(_plain(item)) for item in _connections(plan)],
@@ -241,6 +243,8 @@ def _plan(key: str, data: dict[str, Any]) -> Plan:
         unchanged=data["unchanged"],
         total_nodes=data["total_nodes"],
         selection=tuple(data["selection"]),
+        undiscovered=tuple(data.get("undiscovered", ())),
+        deferred=data.get("deferred", 0),
         policy=_policy(data["policy"]),
         roles={name: _role(item) for name, item in data["roles"].items()},
         nodes={

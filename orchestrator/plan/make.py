@@ -4,6 +4,10 @@ A placement is a no-op when the fingerprint of (role files, resolved inputs, pla
 An input that is the output of a step of this plan is known after apply; its consumer is planned as an update, and the
 scheduler records it ok without running it when the value turns out as last time. Not so where the output cannot change:
 the role is the same and none of the variables that decide the output did.
+
+Life-cycle steps of bare metal are not compared: what is to do follows from the phase that the node's machine is in
+(`lifecycle.pending`). A node whose machine a rule over hardware chooses, and that has none yet, gets only its
+discovery; whatever needs it is left to the next plan, and this one is not complete.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from orchestrator import graph
+from orchestrator import graph, lifecycle
 from orchestrator.carrying import Choice, Chooser
 from orchestrator.collector import paused
 from orchestrator.fingerprint import digest_of, fingerprint, is_known
 from orchestrator.model import (
+    METAL,
     PUSH,
     Action,
     Barrier,
@@ -26,6 +31,7 @@ from orchestrator.model import (
     Contract,
     Fingerprint,
     Json,
+    MachineState,
     Node,
     OutputRef,
     Placement,
@@ -41,6 +47,7 @@ from orchestrator.model import (
 )
 from orchestrator.plan.document import signed
 from orchestrator.plan.select import Selection
+from orchestrator.plan.stages import destroyed, reasons
 from orchestrator.templates import mentioned
 from orchestrator.variables import Variables, visible
 
@@ -50,19 +57,25 @@ _EVERYTHING = Selection()
 
 
 @paused()
-def make(topology: Topology, snapshot: Snapshot, selection: Selection = _EVERYTHING) -> Plan:
+def make(
+    topology: Topology,
+    snapshot: Snapshot,
+    selection: Selection = _EVERYTHING,
+    chosen: Mapping[str, str] | None = None,
+) -> Plan:
     """Return the plan that takes the site from `snapshot` to `topology`.
 
+    `chosen` are the machines that rules choose for nodes which have none (`matching.assign`), by node.
     Deterministic: equal arguments give an equal plan, down to its id.
     """
-    comparison = _Comparison(topology, snapshot)
+    comparison = _Comparison(topology, snapshot, chosen or {})
     steps = comparison.pending()
-    unchanged = len(topology.placements) - len(steps)
+    unchanged = len(topology.placements) - len(steps) - len(comparison.deferred)
     barriers = comparison.barriers(steps)
     steps.update(_removals(topology, snapshot, barriers))
     if selection:
         steps, barriers = _narrow(steps, barriers, selection, topology, snapshot)
-    return _assemble(topology, snapshot, steps, barriers, selection, unchanged, comparison.fingerprints)
+    return _assemble(topology, snapshot, steps, barriers, selection, unchanged, comparison)
 
 
 @paused()
@@ -74,6 +87,8 @@ def make_check(topology: Topology, snapshot: Snapshot, selection: Selection = _E
     for placement in topology.placements.values():
         state = snapshot.placements.get(placement.id)
         node = topology.spec.nodes[placement.node]
+        if placement.role in lifecycle.STAGES:
+            continue  # nothing that Ansible's check mode could ask
         if not state or not state.digest or not selection.matches(node.name, node.groups, placement.role):
             continue
         resolved = comparison.resolved(placement.inputs)
@@ -94,7 +109,7 @@ def make_check(topology: Topology, snapshot: Snapshot, selection: Selection = _E
             executor_reason=why,
         )
     unchecked = len(topology.placements) - len(steps)
-    return _assemble(topology, snapshot, steps, {}, selection, unchecked, {})
+    return _assemble(topology, snapshot, steps, {}, selection, unchecked, None)
 
 
 class _Resolved(NamedTuple):
@@ -105,7 +120,7 @@ class _Resolved(NamedTuple):
 class _Comparison:
     """Walks the placements, providers first. Holds caches: placements that share inputs share the work."""
 
-    def __init__(self, topology: Topology, snapshot: Snapshot) -> None:
+    def __init__(self, topology: Topology, snapshot: Snapshot, chosen: Mapping[str, str] | None = None) -> None:
         self._topology = topology
         self._snapshot = snapshot
         self._steps: dict[StepId, Step] = {}
@@ -115,6 +130,15 @@ class _Comparison:
         self._chooser = Chooser(topology.spec.policy.executors)
         self._known_nodes = {state.node for state in snapshot.placements.values()}
         self.fingerprints: dict[str, Fingerprint] = {}
+        metal = [node for node in topology.spec.nodes.values() if node.profile]
+        self._machines = lifecycle.of_nodes(metal, snapshot.machines)
+        self._machines.update({node: snapshot.machines[key] for node, key in (chosen or {}).items()})
+        self._installs = {node.name for node in metal if "install" in lifecycle.pending(self._machines.get(node.name))}
+        self.undiscovered = tuple(
+            sorted(n.name for n in metal if n.match and not (n.mac or n.serial or n.name in self._machines))
+        )
+        self._blind = frozenset(self.undiscovered)
+        self.deferred: set[StepId] = set()
 
     def pending(self) -> dict[StepId, Step]:
         placements = self._topology.placements
@@ -122,9 +146,53 @@ class _Comparison:
         edges.update({key: binding.providers for key, binding in self._topology.bindings.items()})
         for item in graph.order(graph.build(edges)):
             placement = placements.get(StepId(item))
-            if placement and (step := self._step(placement)):
+            if placement is None:
+                continue
+            if self._must_wait(placement):
+                self.deferred.add(placement.id)
+            elif step := self._stage(placement) if placement.role in lifecycle.STAGES else self._step(placement):
                 self._steps[placement.id] = step
         return {key: self._linked(self._steps[key]) for key in sorted(self._steps)}
+
+    def _must_wait(self, placement: Placement) -> bool:
+        """Whether a placement cannot be planned before hardware is known that it, or what it needs, runs on."""
+        if not self._blind:
+            return False
+        if placement.node in self._blind:
+            return placement.role != "discover"
+        providers = (p for name in placement.needs for p in self._topology.bindings[name].providers)
+        return any(provider in self.deferred for provider in providers)
+
+    def _stage(self, placement: Placement) -> Step | None:
+        """Return a life-cycle step, if the phase of the node's machine leaves it to be done."""
+        machine = self._machines.get(placement.node)
+        if placement.role not in lifecycle.pending(machine):
+            return None
+        self._changing[placement.id] = None
+        done = self._snapshot.placements.get(placement.id)
+        return Step(
+            id=placement.id,
+            action=Action.UPDATE if done and done.digest else Action.CREATE,
+            role=placement.role,
+            node=placement.node,
+            reasons=reasons(self._topology.spec.nodes[placement.node], machine),
+            inputs=self._told(placement, machine),
+            needs=placement.needs,
+            after=placement.after,
+            destroys=destroyed(self._topology.spec, placement.node, machine) if placement.role == "install" else "",
+            expected_s=self._snapshot.durations.get(placement.role, 0.0),
+            executor=METAL,
+        )
+
+    def _told(self, placement: Placement, machine: MachineState | None) -> Mapping[str, Value]:
+        """Return a stage's inputs; with the machine that a rule chose, which nothing else names."""
+        node = self._topology.spec.nodes[placement.node]
+        if machine is None or node.mac or node.serial:
+            return placement.inputs
+        key = id(placement.inputs)
+        if key not in self._resolved:
+            self._resolved[key] = _Resolved({**placement.inputs, "machine": machine.id}, ())
+        return self._resolved[key].values
 
     def barriers(self, steps: Mapping[StepId, Step]) -> dict[str, Barrier]:
         """Return the barriers that the steps name."""
@@ -174,7 +242,7 @@ class _Comparison:
         digest, print_ = "", None
         if not resolved.unknown:
             digest, print_ = self._digest(contract, platform, resolved.values)
-            if state and state.settled and state.digest == digest:
+            if state and state.settled and state.digest == digest and placement.node not in self._installs:
                 return None
             self.fingerprints[digest] = print_
         self._changing[placement.id] = self._differing(state, contract, platform, resolved, print_)
@@ -189,7 +257,7 @@ class _Comparison:
             needs=placement.needs,
             after=placement.after,
             digest=digest,
-            last=state.digest if state and state.settled else "",
+            last=state.digest if state and state.settled and placement.node not in self._installs else "",
             expected_s=self._snapshot.durations.get(placement.role, 0.0),
             executor=executor,
             executor_reason=why,
@@ -226,6 +294,8 @@ class _Comparison:
         resolved: _Resolved,
         now: Fingerprint | None,
     ) -> tuple[str, ...]:
+        if placement.node in self._installs:
+            return ("its system is installed",)
         if state is None:
             return ("new node",) if placement.node not in self._known_nodes else ("new placement",)
         reasons = [] if state.status.good else [f"last run {state.status}"]
@@ -422,7 +492,7 @@ def _assemble(
     barriers: Mapping[str, Barrier],
     selection: Selection,
     unchanged: int,
-    fingerprints: Mapping[str, Fingerprint],
+    comparison: _Comparison | None,
 ) -> Plan:
     used_nodes = sorted({step.node for step in steps.values()})
     used_roles = sorted({step.role for step in steps.values()})
@@ -433,7 +503,7 @@ def _assemble(
             site=topology.spec.site,
             base_revision=snapshot.revision,
             spec_digest=topology.spec.digest,
-            complete=True,
+            complete=not (comparison and comparison.undiscovered),
             steps=tuple(steps[key] for key in sorted(steps)),
             barriers=tuple(barriers[key] for key in sorted(barriers)),
             nodes={name: _plan_node(topology.spec.nodes.get(name), name, snapshot) for name in used_nodes},
@@ -442,7 +512,9 @@ def _assemble(
             unchanged=unchanged,
             total_nodes=len({*topology.spec.nodes, *used_nodes}),
             selection=selection.words(),
-            fingerprints={digest: fingerprints[digest] for digest in used_prints},
+            undiscovered=comparison.undiscovered if comparison else (),
+            deferred=len(comparison.deferred) if comparison else 0,
+            fingerprints={digest: comparison.fingerprints[digest] for digest in used_prints} if comparison else {},
         )
     )
 

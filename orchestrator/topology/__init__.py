@@ -3,6 +3,7 @@
 placing.py   roles of groups and nodes -> (role, node) pairs; platforms, cardinality, quorum
 binding.py   capabilities -> providers, nearest scope first; missing and surplus providers, cycles
 inputs.py    variables and wires -> the values each placement gets; missing and wrong values
+metal.py     the life-cycle steps of bare metal, as roles of Halligan's own
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from orchestrator.errors import Problem, ProblemsError
 from orchestrator.model import Catalog, Placement, Spec, Topology
 from orchestrator.topology.binding import Binder, cycle_problem
 from orchestrator.topology.inputs import Inputs
+from orchestrator.topology.metal import with_stages
 from orchestrator.topology.placing import place
 
 __all__ = ["resolve", "wanted_secrets"]
@@ -30,6 +32,7 @@ def resolve(spec: Spec, catalog: Catalog) -> Topology:
             too many, dependency cycles, missing or wrong inputs; all of them together.
     """
     problems: list[Problem] = []
+    catalog = with_stages(spec, catalog)
     pairs = place(spec, catalog, problems)
     binder = Binder(spec, catalog, pairs, problems)
     bound = {pair: binder.bind(pair) for pair in pairs}
@@ -55,6 +58,7 @@ def resolve(spec: Spec, catalog: Catalog) -> Topology:
 def wanted_secrets(spec: Spec, catalog: Catalog) -> tuple[str, ...]:
     """Return the secret options that placed roles require and nothing sets, whatever else is wrong with the site."""
     ignored: list[Problem] = []
+    catalog = with_stages(spec, catalog)
     pairs = place(spec, catalog, ignored)
     inputs = Inputs(spec, catalog, Binder(spec, catalog, pairs, ignored), ignored)
     for pair in pairs:

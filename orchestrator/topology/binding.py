@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from orchestrator import graph
 from orchestrator.errors import Location, Problem, closest
 from orchestrator.fingerprint import sha256
+from orchestrator.lifecycle import LIVES, STAGES
 from orchestrator.model import BarrierId, Binding, Catalog, Count, Node, Requirement, Scope, Spec, StepId
 from orchestrator.ranges import fold
 from orchestrator.topology.placing import Pair
@@ -51,6 +52,8 @@ class Binder:
             for requirement in contract.requires
             if (providers := self.providers(pair, requirement))
         ]
+        if pair.role not in STAGES and (alive := self._on_node.get((LIVES, pair.node))):
+            needs.insert(0, self._binding(LIVES, alive))
         after = [
             self._binding(capability, providers)
             for capability in contract.after

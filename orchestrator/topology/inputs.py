@@ -11,10 +11,12 @@ from types import MappingProxyType
 
 from orchestrator.catalog import check_value
 from orchestrator.errors import Problem, closest
+from orchestrator.lifecycle import STAGES
 from orchestrator.model import MAGIC, Catalog, Contract, Node, OutputRef, Requirement, Spec, StepId, Value, Wire
 from orchestrator.ranges import fold
 from orchestrator.templates import mentioned
 from orchestrator.topology.binding import Binder
+from orchestrator.topology.metal import MachineInputs
 from orchestrator.topology.placing import Pair
 from orchestrator.variables import Variables, visible
 
@@ -30,6 +32,7 @@ class Inputs:
         self._binder = binder
         self._problems = problems
         self._variables = Variables(spec)
+        self._machines = MachineInputs(spec, self._variables)
         self._base: dict[tuple[str, tuple[str, ...]], tuple[Mapping[str, Value], frozenset[str]]] = {}
         self._shared: dict[tuple[object, ...], Mapping[str, Value]] = {}
         self._missing: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -39,6 +42,8 @@ class Inputs:
         """Return the inputs of a placement."""
         contract = self._catalog[pair.role]
         node = self._spec.nodes[pair.node]
+        if pair.role in STAGES:
+            return self._machines.of(node)
         base, used = self._by_groups(contract, node.groups)
         own = self._variables.own(node)
         special = not used.isdisjoint(own)
@@ -58,7 +63,7 @@ class Inputs:
 
     def problems(self) -> list[Problem]:
         """Return what is missing on some node, and a warning for each variable that looks like a mistyped option."""
-        return [*self._missing_inputs(), *self._mistyped_options()]
+        return [*self._missing_inputs(), *self._mistyped_options(), *self._machines.problems()]
 
     def missing_secrets(self) -> tuple[str, ...]:
         return tuple(

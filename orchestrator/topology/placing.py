@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from orchestrator.carrying import asked, unable
 from orchestrator.errors import Location, Problem, closest
+from orchestrator.lifecycle import STAGES
 from orchestrator.model import CARRY, Catalog, Contract, Node, Scope, Spec, StepId
 from orchestrator.ranges import fold
+from orchestrator.topology.metal import is_metal
 
 __all__ = ["Pair", "place", "step_id"]
 
@@ -33,6 +35,8 @@ def place(spec: Spec, catalog: Catalog, problems: list[Problem]) -> list[Pair]:
     misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
     roles_of: dict[tuple[str, ...], tuple[str, ...]] = {}
     for node in spec.nodes.values():
+        if is_metal(node):
+            pairs.extend(Pair(stage, node.name, step_id(stage, node.name)) for stage in STAGES)
         if node.groups not in roles_of:
             roles_of[node.groups] = tuple(dict.fromkeys(r for g in node.groups for r in spec.groups[g].roles))
         for role in dict.fromkeys((*roles_of[node.groups], *node.roles)):

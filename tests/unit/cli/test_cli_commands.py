@@ -493,8 +493,15 @@ def test_a_site_from_its_first_plan_to_its_log(world: Path, capsys: pytest.Captu
 
     code, text = halligan("apply", "plan.json", "--site", "site")
     assert code == 1
+    assert "3 steps would destroy data without your consent" in text
+    assert "policy.blast_radius.destroy allows 1" in text
+    spec = world / "site" / "cluster.yml"
+    spec.write_text(spec.read_text().replace("destroy: 1", "destroy: 3"))
+    halligan("plan", "site", "--out", "plan.json")
+    code, text = halligan("apply", "plan.json", "--site", "site", "--allow-destroy", "kvm-*")
+    assert code == 1
     assert "base on kvm-2 failed: no space\n    skipped because of it: 2 steps\n" in text
-    code, text = halligan("apply", "plan.json", "--site", "site")
+    code, text = halligan("apply", "plan.json", "--site", "site", "--allow-destroy", "kvm-*")
     assert code == 1
     assert "plan was made at revision 0" in text
 

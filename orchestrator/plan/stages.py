@@ -1,0 +1,40 @@
+"""Why a life-cycle step of bare metal is planned, and what it destroys, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.model import Json, MachineState, Node, Phase, Spec
+
+__all__ = ["destroyed", "reasons"]
+
+
+def reasons(node: Node, machine: MachineState | None) -> tuple[str, ...]:
+    """Return why a node's machine has something before it."""
+    if machine is None:
+        return (f"no machine is known {_meant(node)}",)
+    words = f"machine {machine.id} is {machine.phase}"
+    if machine.phase is Phase.FAILED:
+        words = f"machine {machine.id} failed ({machine.failure})"
+    elif machine.phase in (Phase.DISCOVERED, Phase.CLAIMED):
+        words += ", not installed"
+    return (f"{words}: {machine.reason}" if machine.reason else words,)
+
+
+def _meant(node: Node) -> str:
+    for word, value in (("with MAC address", node.mac), ("with serial number", node.serial)):
+        if value:
+            return f"{word} {value}"
+    return "that its rule chooses"
+
+
+def destroyed(spec: Spec, node: str, machine: MachineState | None) -> str:
+    """Return what an install erases: the root disk, as far as the plan can tell which one that is."""
+    profile = spec.profiles[spec.nodes[node].profile]
+    rule = f" ({_rule(profile.root_disk)})" if profile.root_disk else ""
+    of = f" of machine {machine.id}" if machine else ""
+    return f"the root disk{rule}{of}: the image {profile.image} is written over it"
+
+
+def _rule(rule: Mapping[str, Json]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in rule.items())
