@@ -7,15 +7,41 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.lab import apt, base, network
+from orchestrator.lab import apt, base, bmc, machine, network
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.host import Cgroup, locked, run, tail, write_whole
-from orchestrator.lab.node import FAILED_UNITS, Disk, Node, seed_digest, seed_files
-from orchestrator.lab.values import USER, Lab, LabConnection, LabNode, NodeStatus, Places, check, check_places
+from orchestrator.lab.machine import Machine
+from orchestrator.lab.node import BRIDGE, FAILED_UNITS, Disk, Node, seed_digest, seed_files
+from orchestrator.lab.values import (
+    CONTAINER,
+    USER,
+    VM,
+    Lab,
+    LabBoot,
+    LabConnection,
+    LabNode,
+    NodeStatus,
+    Places,
+    check,
+    check_places,
+    machine_of,
+)
 
-__all__ = ["REQUIRED_COMMANDS", "connection", "down", "status", "up"]
+__all__ = [
+    "REQUIRED_COMMANDS",
+    "boot_network",
+    "connection",
+    "down",
+    "enter",
+    "machine_known_hosts",
+    "package_access",
+    "required_commands",
+    "status",
+    "up",
+]
 
 Report = Callable[[str], None]
 
@@ -35,30 +61,35 @@ REQUIRED_COMMANDS: Mapping[str, str] = {
 
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 INOTIFY_INSTANCES = 8192
+TUN = Path("/dev/net/tun")
 
 START_TIMEOUT_S = 120.0
 PER_NODE_TIMEOUT_S = 20.0  # nodes boot at the same time and share the machine's cores
 
+# Runs a command inside the lab's network, in the cgroup $1 and the namespace $2. The group is made as it is needed,
+# so that the prefix stays good after another `up`.
+ENTER = 'mkdir -p "$1" && echo $$ > "$1/cgroup.procs" && net="$2" && shift 2 && exec nsenter --net="$net" -- "$@"'
+
 
 def up(lab: Lab, report: Report) -> tuple[NodeStatus, ...]:
-    """Make what is missing of the lab and wait until all of it works; nodes no longer named are removed."""
+    """Make what is missing of the lab and wait until all of it works; nodes no longer named are removed.
+
+    Vms are made without power and with an empty disk, and stay as they are if they exist: they are for whoever asks the
+    Redfish endpoint (`bmc_of`).
+    """
     check(lab)
-    require_machine()
+    require_machine(lab)
     places = Places.of(lab)
     check_places(places)
     with locked(places.run, lambda: report(f"lab: waiting for another command on {lab.site}")):
         Cgroup.of(lab.site, "build").kill()  # of an `up` that was killed
-        _limits(report)
         public_key = _keys(places)
         network.ensure(lab, places, report)
         network.ensure_proxy(lab, places)
-        conf = apt.container_conf(lab.gateway, apt.machine_settings())
-        image = base.ensure(lab, places, conf, report)
-        _drop(lab, places, report)
-        sources = apt.deb822(apt.read_machine())
-        for node in _nodes(lab, places):
-            files = seed_files(lab, node.node, sources=sources, conf=conf, public_key=public_key)
-            _start(node, files, image, report)
+        _rack(lab, places, report)
+        if _nodes(lab, places):
+            _limits(report)
+            _containers(lab, places, public_key, report)
         _known_hosts(lab, places)
         return _wait(lab, places, report)
 
@@ -76,8 +107,10 @@ def down(lab: Lab, report: Report) -> None:
         network.remove(places)
         for disks in {places.disks, *network.recorded_disks(places)}:
             shutil.rmtree(disks, ignore_errors=not disks.exists())
-        for file in (places.private_key, places.private_key.with_suffix(".pub"), places.known_hosts):
+        keys = (places.private_key, places.private_key.with_suffix(".pub"))
+        for file in (*keys, places.known_hosts, places.machine_known_hosts):
             file.unlink(missing_ok=True)
+        bmc.remove_secrets(places)
         base.forget_partial(places)
         shutil.rmtree(places.run)
     for folder in (places.state, places.disks.parent, places.run.parent):
@@ -89,11 +122,63 @@ def status(lab: Lab) -> tuple[NodeStatus, ...]:
     """Look, and change nothing."""
     check(lab)
     require_machine()
-    return tuple(node.status() for node in _nodes(lab, Places.of(lab)))
+    return tuple(_look(lab, Places.of(lab), node) for node in lab.nodes)
+
+
+def _look(lab: Lab, places: Places, node: LabNode) -> NodeStatus:
+    if node.kind == CONTAINER:
+        return Node(lab=lab, places=places, node=node).status()
+    found = _machine(lab, places, node).status()
+    if found.state == "absent" or bmc.is_alive(places):
+        return found
+    return replace(found, detail=f"{found.detail}; the Redfish endpoint is not running, `up` starts it")
+
+
+def machine_known_hosts(lab: Lab) -> Path:
+    """The file of installed vms' host keys: whoever installs them writes it, and `down` removes it.
+
+    All else of `connection` holds for them too.
+    """
+    check(lab)
+    return Places.of(lab).machine_known_hosts
+
+
+def boot_network(lab: Lab) -> LabBoot:
+    """Where vms look for a boot server; true as soon as `up` has returned."""
+    check(lab)
+    return LabBoot(
+        netns=Places.of(lab).netns,
+        address=lab.gateway,
+        interface=BRIDGE,
+        cidr=lab.cidr,
+        cgroup=Cgroup.of(lab.site, "boot").name,
+    )
+
+
+def enter(lab: Lab) -> tuple[str, ...]:
+    """What to put before a command so that it runs (as root) in the lab's network and ends with `down` at the latest.
+
+    The process that is started becomes the command: its pid, its files and its signals are those of the command.
+    """
+    check(lab)
+    where = boot_network(lab)
+    if not where.netns.exists():
+        raise LabError(f"Lab {lab.site} has no network yet", hint="Bring the lab up first.")
+    return ("/bin/sh", "-c", ENTER, "enter", str(Cgroup.of(lab.site, "boot").path), str(where.netns))
+
+
+def package_access(lab: Lab) -> Mapping[str, str]:
+    """Absolute path → text of the files that give an installed Debian 12 the lab's package proxy and its archives."""
+    check(lab)
+    return {
+        "/etc/apt/sources.list": "# The archives that the lab reaches are in sources.list.d/debian.sources.\n",
+        "/etc/apt/sources.list.d/debian.sources": apt.deb822(apt.read_machine()),
+        "/etc/apt/apt.conf.d/90halligan-lab": apt.container_conf(lab.gateway, apt.machine_settings()),
+    }
 
 
 def connection(lab: Lab) -> LabConnection:
-    """How to reach the nodes; true as soon as `up` has returned."""
+    """How to reach the containers; true as soon as `up` has returned. For vms see `machine_known_hosts`."""
     check(lab)
     places = Places.of(lab)
     return LabConnection(
@@ -104,21 +189,67 @@ def connection(lab: Lab) -> LabConnection:
     )
 
 
-def require_machine() -> None:
-    """Name everything that this machine lacks at once."""
+def required_commands(lab: Lab | None = None) -> Mapping[str, str]:
+    """Command → the Debian package that has it; a lab of containers needs no emulator."""
+    has_machines = lab is not None and any(node.kind == VM for node in lab.nodes)
+    return {**REQUIRED_COMMANDS, **(machine.COMMANDS if has_machines else {})}
+
+
+def require_machine(lab: Lab | None = None) -> None:
+    """Name everything that this machine lacks at once; with a lab, also what its vms need."""
     if os.geteuid() != 0:
         raise LabError("The lab needs root: it makes namespaces, mounts and containers", hint="Run it with sudo.")
-    missing = sorted(command for command in REQUIRED_COMMANDS if not shutil.which(command))
+    commands = required_commands(lab)
+    missing = {command: package for command, package in commands.items() if not shutil.which(command)}
+    firmwares = {node.firmware for node in lab.nodes if node.kind == VM} if lab else set()
+    files = {file: package for firmware in firmwares for file, package in machine.FILES[firmware].items()}
+    missing |= {str(file): package for file, package in files.items() if not file.exists()}
+    if firmwares and not TUN.exists():
+        raise LabError(f"The lab's vms need {TUN}, which is not there", hint="modprobe tun")
     if missing:
-        packages = " ".join(sorted({REQUIRED_COMMANDS[command] for command in missing}))
         raise LabError(
-            f"The lab needs commands that this machine does not have: {', '.join(missing)}",
-            hint=f"apt-get install --no-install-recommends {packages}",
+            f"The lab needs what this machine does not have: {', '.join(sorted(missing))}",
+            hint=f"apt-get install --no-install-recommends {' '.join(sorted(set(missing.values())))}",
         )
 
 
 def _nodes(lab: Lab, places: Places) -> tuple[Node, ...]:
-    return tuple(Node(lab=lab, places=places, node=node) for node in lab.nodes)
+    return tuple(Node(lab=lab, places=places, node=node) for node in lab.nodes if node.kind == CONTAINER)
+
+
+def _machine(lab: Lab, places: Places, node: LabNode) -> Machine:
+    return Machine(site=lab.site, places=places, node=machine_of(lab, node.name))
+
+
+def _rack(lab: Lab, places: Places, report: Report) -> None:
+    """Make the vms that are missing, and their Redfish endpoint.
+
+    The endpoint first learns which machines there are: it would switch on again what is being taken out.
+    """
+    machines = [_machine(lab, places, node) for node in lab.nodes if node.kind == VM]
+    if not machines:
+        bmc.stop(lab, places)
+        bmc.remove_secrets(places)
+        _drop(lab, places, report)
+        return
+    bmc.stop_unless(lab, places, [one.node for one in machines])
+    _drop(lab, places, report)
+    for one in machines:
+        if not one.exists():
+            report(f"{one.name}: putting a machine into the rack ({one.node.firmware}, {one.node.mac})")
+            one.make()
+        elif one.grow():
+            report(f"{one.name}: its disk grows to {one.node.disk_gib} GiB")
+    bmc.ensure(lab, places, [one.node for one in machines])
+
+
+def _containers(lab: Lab, places: Places, public_key: str, report: Report) -> None:
+    conf = apt.container_conf(lab.gateway, apt.machine_settings())
+    image = base.ensure(lab, places, conf, report)
+    sources = apt.deb822(apt.read_machine())
+    for node in _nodes(lab, places):
+        files = seed_files(lab, node.node, sources=sources, conf=conf, public_key=public_key)
+        _start(node, files, image, report)
 
 
 def _limits(report: Report) -> None:
@@ -145,13 +276,15 @@ def _keys(places: Places) -> str:
 
 
 def _drop(lab: Lab, places: Places, report: Report) -> None:
-    """Remove nodes that the lab no longer names."""
-    wanted = {node.name for node in lab.nodes}
+    """Remove nodes that the lab no longer names, or names as another kind of node."""
+    wanted = {(node.name, node.kind) for node in lab.nodes}
     for disk in sorted(places.disks.glob("*")) if places.disks.exists() else []:
+        kind = VM if disk.joinpath(machine.DISK).exists() else CONTAINER
         if disk.name.startswith("."):
             shutil.rmtree(disk)  # half made by an `up` that was killed
-        elif disk.name not in wanted:
+        elif (disk.name, kind) not in wanted:
             report(f"{disk.name}: removing, no longer part of the lab")
+            # (For both kinds: end the group of processes, delete the folder and the console.)
             Node(lab=lab, places=places, node=LabNode(name=disk.name, address=lab.gateway)).remove()
 
 
@@ -175,10 +308,15 @@ def _start(node: Node, files: Mapping[str, str], image: str, report: Report) -> 
 
 
 def _wait(lab: Lab, places: Places, report: Report) -> tuple[NodeStatus, ...]:
-    """Look at all nodes in turn until each has finished starting and its sshd answers; one that died ends the wait."""
+    """Look at all nodes in turn until each has finished starting and its sshd answers; one that died ends the wait.
+
+    Vms are not waited for: whether they are on is not the lab's business.
+    """
     limit = START_TIMEOUT_S + PER_NODE_TIMEOUT_S * len(lab.nodes)
     deadline = time.monotonic() + limit
-    found: dict[str, NodeStatus] = {}
+    found = {node.name: _look(lab, places, node) for node in lab.nodes if node.kind == VM}
+    for seen in found.values():
+        report(f"{seen.name}: {seen.state}")
     while pending := [node for node in _nodes(lab, places) if node.node.name not in found]:
         for node in pending:
             seen = node.status()
@@ -211,6 +349,7 @@ def _known_hosts(lab: Lab, places: Places) -> None:
     lines = [
         f"{node.name},{node.address} {key}\n"
         for node in lab.nodes
+        if node.kind == CONTAINER
         for key in Disk(path=places.disks / node.name).host_keys()
     ]
     write_whole(places.known_hosts, "".join(lines))

@@ -5,27 +5,60 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from orchestrator.lab.errors import LabError
 
-__all__ = ["USER", "Lab", "LabConnection", "LabNode", "NodeStatus", "Places", "check", "check_places", "network_of"]
+__all__ = [
+    "CONTAINER",
+    "USER",
+    "VM",
+    "Lab",
+    "LabBmc",
+    "LabBoot",
+    "LabConnection",
+    "LabNode",
+    "NodeStatus",
+    "Places",
+    "check",
+    "check_places",
+    "machine_of",
+    "network_of",
+]
 
 RUN_DIR = Path("/run/halligan-lab")
 USER = "halligan"
+CONTAINER, VM = "container", "vm"
 
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")  # unicast
+_SERIAL = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabNode:
-    """One container: a host name and its IPv4 address in the lab's network."""
+    """One node: a host name and its IPv4 address in the lab's network.
+
+    `kind` is "container" or "vm"; what follows it is a vm's hardware and means nothing to a container. `mac` (lower
+    case, colons), `serial` and `uuid` (SMBIOS system serial number and UUID) are derived from the names of lab and node
+    when empty: `machine_of` tells what they come to. A vm's `address` is the one it shall have once it is installed.
+    """
 
     name: str
     address: str
+    kind: str = CONTAINER
+    mac: str = ""
+    firmware: str = "uefi"  # or "bios"
+    memory_mib: int = 1024
+    disk_gib: int = 8
+    cpus: int = 1
+    serial: str = ""
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +74,11 @@ class Lab:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """What is: `state` is running, degraded, stopped (has a disk, no processes) or absent."""
+    """What is.
+
+    `state` of a container: running, degraded, stopped (has a disk, no processes) or absent. Of a vm: on, off or absent
+    (nothing is there yet); what its operating system does, if it has one, the lab does not know.
+    """
 
     name: str
     address: str
@@ -57,6 +94,34 @@ class LabConnection:
     private_key: Path
     known_hosts: Path
     proxy_command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabBmc:
+    """How a vm's power is controlled: Redfish with Basic or session authentication.
+
+    `address` is the URL of the system (`https://127.0.0.1:PORT/redfish/v1/Systems/NAME`), `ca` the authority that
+    signed the endpoint's certificate, and `password_file` holds the password of `user` and nothing else (no line end).
+    """
+
+    address: str
+    ca: Path
+    user: str
+    password_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabBoot:
+    """Where machines of a lab look for a boot server: `address` on `interface` inside the network namespace `netns`.
+
+    What joins the cgroup `cgroup` (a path below the root of the cgroup2 tree) ends with the lab; `enter` does both.
+    """
+
+    netns: Path
+    address: str
+    interface: str
+    cidr: str
+    cgroup: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +161,24 @@ class Places:
     def known_hosts(self) -> Path:
         return self.state / "known_hosts"
 
+    @property
+    def machine_known_hosts(self) -> Path:
+        """Host keys of installed vms: written by who installs them, never by the lab."""
+        return self.state / "machines_known_hosts"
+
+    @property
+    def bmc_ca(self) -> Path:
+        return self.state / "bmc-ca.pem"
+
+    @property
+    def bmc_key(self) -> Path:
+        """The endpoint's private key and certificate."""
+        return self.state / "bmc-key.pem"
+
+    @property
+    def bmc_password(self) -> Path:
+        return self.state / "bmc-password"
+
     def record(self, node: str) -> Path:
         """Pid and start time of a node's keeper; the prefix keeps a node called "proxy" apart from the proxy."""
         return self.run / f"node-{node}.pid"
@@ -126,6 +209,56 @@ def check(lab: Lab) -> None:
         if address in taken:
             raise _bad(f"address {address} of {node.name}", f"It already belongs to {taken[address]}; choose another.")
         taken[address] = node.name
+        if node.kind not in (CONTAINER, VM):
+            raise _bad(f"kind {node.kind!r} of {node.name}", f"Use {CONTAINER} or {VM}.")
+    _check_machines(tuple(machine_of(lab, node.name) for node in lab.nodes if node.kind == VM))
+
+
+def _check_machines(machines: tuple[LabNode, ...]) -> None:
+    owners: dict[str, str] = {}
+    for node in machines:
+        _check_machine(node)
+        for what, value in (("MAC", node.mac), ("UUID", node.uuid), ("serial number", node.serial)):
+            if value in owners:
+                raise _bad(f"{what} {value} of {node.name}", f"It already belongs to {owners[value]}; choose another.")
+            owners[value] = node.name
+
+
+def _check_machine(node: LabNode) -> None:
+    if node.firmware not in ("bios", "uefi"):
+        raise _bad(f"firmware {node.firmware!r} of {node.name}", "Use bios or uefi.")
+    if not _MAC.fullmatch(node.mac):
+        raise _bad(f"MAC {node.mac!r} of {node.name}", "Give a unicast one in lower case, such as 52:54:00:12:34:56.")
+    if not _SERIAL.fullmatch(node.serial):
+        raise _bad(f"serial number {node.serial!r} of {node.name}", "Use 1 to 64 letters, digits, '.', '_' and '-'.")
+    if not _is_uuid(node.uuid):
+        raise _bad(f"UUID {node.uuid!r} of {node.name}", "Give 32 hexadecimal digits in lower case, as 8-4-4-4-12.")
+    sizes = (("memory_mib", node.memory_mib, 64), ("disk_gib", node.disk_gib, 1), ("cpus", node.cpus, 1))
+    for what, value, least in sizes:
+        if value < least:
+            raise _bad(f"{what} {value} of {node.name}", f"Give at least {least}.")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def machine_of(lab: Lab, name: str) -> LabNode:
+    """The vm of a name with its MAC, serial number and UUID filled in; the same ones each time it is made."""
+    for node in lab.nodes:
+        if node.name == name and node.kind == VM:
+            key = f"{lab.site}/{name}"
+            mac = ":".join(("52:54:00", *(f"{byte:02x}" for byte in sha256(key.encode()).digest()[:3])))
+            return replace(
+                node,
+                mac=node.mac or mac,
+                serial=node.serial or f"LAB-{lab.site}-{name}"[:64].rstrip("-"),
+                uuid=node.uuid or str(uuid.uuid5(uuid.NAMESPACE_URL, f"halligan-lab:{key}")),
+            )
+    raise _bad(f"{name!r} as a machine", f"Lab {lab.site} has no vm of that name.")
 
 
 def network_of(cidr: str) -> ipaddress.IPv4Network:
