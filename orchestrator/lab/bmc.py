@@ -69,7 +69,7 @@ def ensure(lab: Lab, places: Places, machines: Sequence[LabNode]) -> None:
 
 
 def stop_unless(lab: Lab, places: Places, machines: Sequence[LabNode]) -> None:
-    """End the endpoint if it serves other vms, or the same with other hardware; settings and secrets are written."""
+    """End the endpoint if it serves other vms, other hardware of theirs, or by older code. Its settings are written."""
     _password(places)
     _certificate(places)
     settings = {
@@ -79,6 +79,7 @@ def stop_unless(lab: Lab, places: Places, machines: Sequence[LabNode]) -> None:
         "places": {name: str(path) for name, path in asdict(places).items()},
         "machines": [asdict(node) for node in machines],
         "secrets": [_digest(places.bmc_key), _digest(places.bmc_password)],
+        "code": [_digest(file) for file in sorted(Path(__file__).parent.glob("*.py"))],
     }
     text = json.dumps(settings, indent=2) + "\n"
     config = _file(places, "json")

@@ -30,10 +30,11 @@ __all__ = ["COMMANDS", "DISK", "FILES", "MANUFACTURER", "PRODUCT", "Machine", "Q
 MANUFACTURER, PRODUCT = "Halligan", "lab machine"
 
 # OVMF does PXE by itself. SeaBIOS has no network code: as on a real BIOS board, that is in the ROM of the NIC, and the
-# one that Debian has is iPXE.
+# one that Debian has is iPXE. (QEMU's default, which is not named to it: only then does it write the NIC's own PCI ids
+# into the ROM, without which SeaBIOS passes it over.)
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-NIC_ROM = Path("/usr/lib/ipxe/qemu/pxe-virtio.rom")
+NIC_ROM = Path("/usr/lib/ipxe/qemu/efi-virtio.rom")
 
 # Firmware → file → the Debian package that has it.
 FILES: Mapping[str, Mapping[Path, str]] = {
@@ -76,10 +77,13 @@ class Machine:
     def disk(self) -> Path:
         return self.folder / DISK
 
-    @property
-    def settings(self) -> Path:
-        """OVMF's variables: this machine's own boot entries."""
-        return self.folder / "vars.fd"
+    def settings(self, boot: str) -> Path:
+        """OVMF's variables: this machine's own boot entries.
+
+        HTTP boot has a set of its own: with PXE turned off OVMF forgets its PXE entry, and puts it behind the one for
+        HTTP when PXE is back.
+        """
+        return self.folder / ("vars-http.fd" if boot == "http" else "vars.fd")
 
     @property
     def console(self) -> Path:
@@ -147,8 +151,8 @@ class Machine:
         `boot` is what the firmware tries first: "network" (PXE), "http" (UEFI's HTTP boot) or "disk".
         """
         self.switch_off()
-        if self.node.firmware == "uefi" and not self.settings.exists():
-            shutil.copyfile(OVMF_VARS, self.settings)
+        if self.node.firmware == "uefi" and not self.settings(boot).exists():
+            shutil.copyfile(OVMF_VARS, self.settings(boot))
         script = self.places.run / "tap-up"
         write_whole(script, TAP_UP)
         script.chmod(0o755)
@@ -233,7 +237,7 @@ class Machine:
             *("-boot", "strict=on", "-display", "none", "-vga", "none", "-rtc", "base=utc"),
             *self._firmware(boot),
             *("-netdev", f"tap,id=net,ifname={self.tap},script={tap_script},downscript=no"),
-            *("-device", f"{nic},romfile={NIC_ROM if self.node.firmware == 'bios' else ''}"),
+            *("-device", nic if self.node.firmware == "bios" else f"{nic},romfile="),
             # unsafe: nothing is flushed to the machine's own disk. The data is in its page cache, which survives QEMU.
             *("-drive", f"if=none,id=disk,file={self.disk},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap"),
             *("-device", disk, "-device", "virtio-rng-pci"),
@@ -248,7 +252,7 @@ class Machine:
         off = ("IPv6Support", "IPv6PXESupport", *(("IPv4PXESupport",) if boot == "http" else ()))
         return (
             *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"),
-            *("-drive", f"if=pflash,unit=1,format=raw,file={self.settings}"),
+            *("-drive", f"if=pflash,unit=1,format=raw,file={self.settings(boot)}"),
             *(word for name in off for word in ("-fw_cfg", f"name=opt/org.tianocore/{name},string=no")),
         )
 

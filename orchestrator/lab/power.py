@@ -68,10 +68,12 @@ class Switch:
             self._listen(running)
 
     def is_on(self) -> bool:
-        return self._machine.process() is not None
+        with self._lock:  # while QEMU is replaced at a reset, the machine is not off
+            return self._machine.process() is not None
 
     def override(self) -> Override:
-        return self._state()[0]
+        with self._lock:
+            return self._state()[0]
 
     def set_override(self, wanted: Override) -> None:
         with self._lock:

@@ -395,7 +395,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.service.answer(self.command, self.path, headers, body)
         self._send(reply)
-        if self.command != "GET" or reply.status >= 500:
+        if self.command != "GET" or reply.status >= 400:
             self._tell(body, reply)
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _serve  # noqa: N815 - the standard library's names
@@ -444,6 +444,8 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away or does not trust us is no fault of ours."""
         error = sys.exc_info()[1]
+        if isinstance(error, ssl.SSLEOFError | ConnectionError):  # hung up, without TLS's good-bye
+            return
         sys.stderr.write(f"connection from {client_address[0]}: {type(error).__name__}: {error}\n")
         if not isinstance(error, OSError):
             super().handle_error(request, client_address)
