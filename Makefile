@@ -70,6 +70,7 @@ bench: venv
 ## docs: the pages that are made from code (schema, roles, diagrams)
 docs: venv
 	$(HALLIGAN) schema --out docs/cluster.schema.json
+	$(BIN)/python -m orchestrator.cli.docs
 
 ## clean: what the tools left; labs and state stay
 clean:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from orchestrator import graph
+from orchestrator.lifecycle import STAGES
 from orchestrator.model import (
     Action,
     Batch,
@@ -113,9 +114,10 @@ def site_inventory(topology: Topology, secret: Reveal) -> dict[str, Any]:
     hosts: dict[str, dict[str, Json]] = {}
     for node in spec.nodes.values():
         waves: list[list[str]] = [[] for _ in range(count)]
-        values = {name: reveal(value, secret) for name, value in variables.of_node(node).items()}
+        hidden = node.bmc.credential if node.bmc else ""  # roles have no business with a machine's power
+        values = {n: reveal(value, secret) for n, value in variables.of_node(node).items() if n != hidden}
         hosts[node.name] = {**values, **connection_vars(node), "halligan_waves": waves}
-    for placement in topology.placements.values():
+    for placement in _roles(topology):
         host = hosts[placement.node]
         host["halligan_waves"][wave_of[placement.id] - 1].append(placement.role)
         host.update({name: reveal(value, secret) for name, value in _wired(topology, placement).items()})
@@ -132,8 +134,8 @@ def site_inventory(topology: Topology, secret: Reveal) -> dict[str, Any]:
         "vars": {
             "site_name": spec.site,
             "halligan_wave_count": count,
-            "halligan_role_outputs": {r: _expressions(c) for r, c in topology.catalog.items()},
-            "halligan_role_facts": {r: list(c.facts) for r, c in topology.catalog.items()},
+            "halligan_role_outputs": {r: _expressions(c) for r, c in topology.catalog.items() if r not in STAGES},
+            "halligan_role_facts": {r: list(c.facts) for r, c in topology.catalog.items() if r not in STAGES},
         },
     }
 
@@ -141,7 +143,13 @@ def site_inventory(topology: Topology, secret: Reveal) -> dict[str, Any]:
 def _waves(topology: Topology) -> dict[str, int]:
     edges: dict[str, tuple[str, ...]] = {p.id: (*p.needs, *p.after) for p in topology.placements.values()}
     edges.update({key: binding.providers for key, binding in topology.bindings.items()})
-    return graph.waves(graph.build(edges), lambda item: item in topology.placements)
+    roles = {placement.id for placement in _roles(topology)}
+    return graph.waves(graph.build(edges), lambda item: item in roles)
+
+
+def _roles(topology: Topology) -> list[Placement]:
+    """Return the placements that Ansible runs: all but the life-cycle steps of bare metal."""
+    return [placement for placement in topology.placements.values() if placement.role not in STAGES]
 
 
 def _expressions(contract: Contract) -> dict[str, Json]:

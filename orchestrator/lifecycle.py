@@ -18,6 +18,7 @@ __all__ = [
     "LIVES",
     "STAGES",
     "TABLE",
+    "USABLE",
     "Move",
     "RefusedError",
     "Signal",
@@ -48,6 +49,7 @@ class Signal(StrEnum):
     UNRESCUE = "unrescue"
     RETIRE = "retire"  # an operator wants its disks erased and it gone
     READMIT = "readmit"  # an operator wants a retired machine back
+    RESTART = "restart"  # it is ordered to start from its disk
 
 
 _P, _S = Phase, Signal
@@ -89,6 +91,7 @@ TABLE: Mapping[tuple[Phase | None, Signal], Phase] = {
     (_P.INSTALLING, _S.FAIL): _P.FAILED,
     **dict(_same(_P.INSTALLED, _S.BOOT)),
     (_P.INSTALLED, _S.LOGIN): _P.READY,
+    (_P.INSTALLED, _S.RESTART): _P.INSTALLED,
     (_P.INSTALLED, _S.REINSTALL): _P.CLAIMED,
     (_P.INSTALLED, _S.RESCUE): _P.RESCUE,
     (_P.INSTALLED, _S.RETIRE): _P.RETIRING,
@@ -149,6 +152,8 @@ def move(state: MachineState | None, signal: Signal, *, machine: str = "", **cha
     """
     before = state.phase if state else None
     after = TABLE.get((before, signal))
+    if state and before is Phase.FAILED and signal is Signal.LOGIN and not boots_locally(state):
+        after = None  # what failed was not the login: there is no system to log in to
     key = state.id if state else machine
     if after is None:
         raise RefusedError(
@@ -175,6 +180,11 @@ def move(state: MachineState | None, signal: Signal, *, machine: str = "", **cha
     return Move(machine=key, signal=signal, before=before, after=after, node=node, changes=changes)
 
 
+_ENDS_ORDER = frozenset(
+    {_S.WROTE, _S.ERASED, _S.FAIL, _S.RELEASE, _S.REINSTALL, _S.UNRESCUE, _S.LOGIN, _S.RESCUE, _S.RETIRE}
+)
+
+
 def _defaults(state: MachineState | None, signal: Signal, after: Phase) -> dict[str, Json]:
     """Return what a signal says of the machine's fields by itself."""
     changes: dict[str, Json] = {}
@@ -183,7 +193,7 @@ def _defaults(state: MachineState | None, signal: Signal, after: Phase) -> dict[
         changes |= {"failure": "", "reason": ""}
     if state and state.phase is Phase.INSTALLING and signal in (Signal.BOOT, Signal.ENROL):
         changes |= {"reason": _INTERRUPTED, "order": None}
-    if signal in (Signal.WROTE, Signal.ERASED, Signal.FAIL, Signal.RELEASE, Signal.REINSTALL, Signal.UNRESCUE):
+    if signal in _ENDS_ORDER:
         changes["order"] = None
     if signal is Signal.RESCUE and state:
         changes["before"] = state.phase.value
@@ -264,6 +274,9 @@ def stage_contracts() -> dict[str, Contract]:
     return contracts
 
 
+USABLE = (Phase.DISCOVERED, Phase.CLAIMED, Phase.INSTALLING, Phase.INSTALLED, Phase.READY, Phase.FAILED)
+"""Phases of machines that a rule may choose, or has chosen."""
+
 _TODO: Mapping[Phase, tuple[str, ...]] = {
     Phase.INSTALLING: STAGES[3:],
     Phase.INSTALLED: STAGES[4:],
@@ -288,10 +301,10 @@ def of_nodes(nodes: Iterable[Node], machines: Mapping[str, MachineState]) -> dic
     claimed = {state.node: state for state in machines.values() if state.node}
     free = [state for state in machines.values() if not state.node]
     by_mac = {mac: state for state in free for mac in state.identity.macs}
-    by_serial = {serial: state for state in free for serial in state.identity.serials}
+    by_serial = {serial.casefold(): state for state in free for serial in state.identity.serials}
     found = {}
     for node in nodes:
-        state = claimed.get(node.name) or by_mac.get(node.mac) or by_serial.get(node.serial)
+        state = claimed.get(node.name) or by_mac.get(node.mac) or by_serial.get(node.serial.casefold())
         if state:
             found[node.name] = state
     return found

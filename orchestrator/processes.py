@@ -9,9 +9,11 @@ import contextlib
 import os
 import select
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["end", "end_users", "is_running", "start_time", "users"]
+__all__ = ["end", "end_users", "is_running", "start_time", "users", "wait_for"]
 
 
 def start_time(pid: int) -> float:
@@ -47,6 +49,13 @@ def end(pid: int, started: float, grace_s: float = 10.0) -> None:
         return
     finally:
         os.close(handle)
+
+
+def wait_for(condition: Callable[[], object], limit_s: float) -> None:
+    """Look at a condition until it holds or the time is over."""
+    until = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def users(path: Path) -> list[int]:

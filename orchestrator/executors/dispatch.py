@@ -1,26 +1,27 @@
-"""Each batch to the executor that its plan names. The second one is made when the first batch asks for it."""
+"""Each batch to the executor that its plan names. All but the first are made when the first batch asks for them."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.executors.base import Executor, Report
-from orchestrator.model import CARRY, Batch, Outcome, Process, StepRun
+from orchestrator.lifecycle import STAGES
+from orchestrator.model import CARRY, METAL, Batch, Outcome, Process, StepRun
 
 __all__ = ["Dispatch"]
 
 
 class Dispatch:
-    """An executor made of two: `push`, which every site may need, and `carry`."""
+    """An executor made of several: `push`, which every site may need, and those that `others` makes, by their names."""
 
     name = "dispatch"
 
-    def __init__(self, push: Executor, carry: Callable[[], Executor]) -> None:
+    def __init__(self, push: Executor, others: Mapping[str, Callable[[], Executor]]) -> None:
         self._push = push
-        self._make_carry = carry
+        self._others = others
+        self._made: dict[str, Executor] = {}
         self._lock = threading.Lock()
         self._running: Counter[float] = Counter()  # how many steps run by an executor with that gather_s
 
@@ -31,7 +32,7 @@ class Dispatch:
             return max((gather_s for gather_s, count in self._running.items() if count), default=0.0)
 
     def submit(self, batch: Batch, report: Callable[[Report], None]) -> None:
-        executor = self._carry if batch.executor == CARRY else self._push
+        executor = self._named(batch.executor)
         with self._lock:
             self._running[executor.gather_s] += len(batch.runs)
 
@@ -44,20 +45,20 @@ class Dispatch:
         executor.submit(batch, counted)
 
     def cancel(self, batch: str) -> None:
-        for executor in self._made():
+        for executor in (self._push, *self._made.values()):
             executor.cancel(batch)
 
     def recover(self, process: Process, runs: Sequence[StepRun]) -> tuple[Outcome, ...]:
-        """Ask both: each knows its own batches by what they left."""
-        return (*self._push.recover(process, runs), *self._carry.recover(process, runs))
+        """Ask whoever may have run it: of roles both push and carry, since each knows its own by what they left."""
+        if all(run.step.partition("@")[0] in STAGES for run in runs):
+            return self._named(METAL).recover(process, runs)
+        return (*self._push.recover(process, runs), *self._named(CARRY).recover(process, runs))
 
     def close(self) -> None:
-        for executor in self._made():
+        for executor in (self._push, *self._made.values()):
             executor.close()
 
-    @cached_property
-    def _carry(self) -> Executor:
-        return self._make_carry()
-
-    def _made(self) -> list[Executor]:
-        return [self._push, *([self._carry] if "_carry" in self.__dict__ else [])]
+    def _named(self, name: str) -> Executor:
+        if name in self._others and name not in self._made:
+            self._made[name] = self._others[name]()
+        return self._made.get(name, self._push)

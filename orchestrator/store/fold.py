@@ -241,7 +241,7 @@ def _node_forgotten(draft: _Draft, event: Event) -> None:
     for step in [p.id for p in draft.placements.values() if p.node == event.node]:
         del draft.placements[step]
     draft.nodes.pop(event.node, None)
-    for machine in [m.id for m in draft.machines.values() if m.node == event.node]:
+    for machine in [m.id for m in draft.machines.values() if event.node in (m.node, m.id)]:
         del draft.machines[machine]
 
 

@@ -57,6 +57,10 @@ class Reader:
             found = [rows.machine_from(row) for row in self._machines.find(connection, [machine])]
         return found[0] if found else None
 
+    def machines(self) -> list[MachineState]:
+        with self._database.read() as connection:
+            return [rows.machine_from(row) for row in _all(connection, schema.machines)]
+
     def machines_of(self, nodes: Collection[str]) -> list[MachineState]:
         with self._database.read() as connection:
             return [rows.machine_from(row) for row in self._machines_by_node.find(connection, nodes)]

@@ -143,6 +143,10 @@ class Store:
         """Return what is believed of a machine, by its id."""
         return self._reader.machine(machine)
 
+    def machines(self) -> list[MachineState]:
+        """Return every machine."""
+        return self._reader.machines()
+
     def machines_of(self, nodes: Collection[str]) -> list[MachineState]:
         """Return the machines that these nodes have claimed."""
         return self._reader.machines_of(nodes)

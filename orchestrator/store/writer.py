@@ -100,7 +100,7 @@ class Writer:
         ]
         durations = self._durations.find(connection, {role_of(step) for step in steps})
         moved = {machine for event in events if (machine := event.data.get("machine"))}
-        machines = [*self._machines.find(connection, moved), *self._machines_by_node.find(connection, gone)]
+        machines = [*self._machines.find(connection, moved | gone), *self._machines_by_node.find(connection, gone)]
         return State(
             placements={row[0]: rows.placement_from(row) for row in placements},
             nodes={row[0]: rows.node_from(row) for row in self._nodes.find(connection, named)},

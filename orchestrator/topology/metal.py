@@ -49,6 +49,7 @@ class MachineInputs:
                 "bmc": self._bmc(node),
                 "profile": self._profiles.get(node.profile, {}),
                 "networks": self._networks(node),
+                "boot_network": self._spec.boot.network,
             }
         return self._made[node.name]
 
@@ -105,11 +106,10 @@ class MachineInputs:
         network = self._spec.networks.get(name)
         if network is None:
             return {"name": name, "address": address}
-        prefix = self._cidrs[name].prefixlen
         return {
             "name": name,
             "address": address,
-            "prefix": prefix,
+            "cidr": network.cidr,
             "gateway": network.gateway,
             "vlan": network.vlan,
             "mtu": network.mtu,

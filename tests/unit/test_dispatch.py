@@ -9,6 +9,7 @@ import pytest
 from orchestrator.executors.dispatch import Dispatch
 from orchestrator.model import (
     CARRY,
+    METAL,
     PUSH,
     Action,
     Batch,
@@ -68,15 +69,24 @@ def carry():
 
 
 def test_each_batch_goes_where_its_plan_says(push, carry):
-    dispatch = Dispatch(push, lambda: carry)
+    dispatch = Dispatch(push, {CARRY: lambda: carry})
     dispatch.submit(batch("b1"), print)
     dispatch.submit(batch("b2", CARRY), print)
     assert (push.calls, carry.calls) == ([("submit", "b1")], [("submit", "b2")])
 
 
+def test_life_cycle_steps_are_recovered_by_metal_alone(push, carry):
+    metal = Recorder(METAL, 0.0)
+    runs = [replace(run, step=StepId(f"install@{run.node.name}")) for run in batch().runs]
+    process = Process(batch="b1", pid=0, start_time=0.0, folder="")
+    found = Dispatch(push, {CARRY: lambda: carry, METAL: lambda: metal}).recover(process, runs)
+    assert [outcome.step for outcome in found] == ["install@n0"]
+    assert (push.calls, carry.calls, metal.calls) == ([], [], [("recover", "b1")])
+
+
 def test_the_second_executor_is_made_when_it_is_asked_for_and_once(push, carry):
     made = []
-    dispatch = Dispatch(push, lambda: made.append(1) or carry)
+    dispatch = Dispatch(push, {CARRY: lambda: made.append(1) or carry})
     dispatch.submit(batch(), print)
     dispatch.cancel("b1")
     dispatch.close()
@@ -90,7 +100,7 @@ def test_the_second_executor_is_made_when_it_is_asked_for_and_once(push, carry):
 
 
 def test_it_gathers_as_long_as_whoever_has_work_would(push, carry):
-    dispatch = Dispatch(push, lambda: carry)
+    dispatch = Dispatch(push, {CARRY: lambda: carry})
     heard = []
     assert dispatch.gather_s == 0.0
     dispatch.submit(batch("b1", CARRY), heard.append)
@@ -108,7 +118,7 @@ def test_it_gathers_as_long_as_whoever_has_work_would(push, carry):
 
 def test_both_are_asked_what_a_dead_controller_left(push, carry):
     runs = batch().runs
-    found = Dispatch(push, lambda: carry).recover(Process(batch="b1", pid=0, start_time=0.0, folder=""), runs)
+    found = Dispatch(push, {CARRY: lambda: carry}).recover(Process(batch="b1", pid=0, start_time=0.0, folder=""), runs)
     assert (push.calls, carry.calls) == ([("recover", "b1")], [("recover", "b1")])
     assert len(found) == 2
     assert found[0] == replace(found[1])

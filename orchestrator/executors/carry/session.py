@@ -136,15 +136,7 @@ class Link:
     async def open(self, node: PlanNode) -> Session:
         """Log in and start the server. Raises UnreachableError or UnfitError."""
         connection = node.connection
-        proxy = _proxy(node) if connection.proxy_command else None
-        try:
-            async with self._reaching(node):
-                socket = {"sock": proxy.socket} if proxy else {}
-                link = await asyncssh.connect(node.address, **socket, **self._options(node))
-        except BaseException:
-            if proxy:
-                proxy.end()
-            raise
+        link, proxy = await self._connect(node)
         try:
             place = self._place.format(node=node.name)
             command = f"{self._python} -I -c {shlex.quote(_BOOT)} {shlex.quote(place)}"
@@ -161,6 +153,30 @@ class Link:
             raise
         self.opened += 1
         return session
+
+    async def ask(self, node: PlanNode, command: str) -> str:
+        """Log in, run one command of the login's shell, and return what it prints. Raises UnreachableError."""
+        link, proxy = await self._connect(node)
+        try:
+            done = await link.run(command, check=False)
+        except (OSError, asyncssh.Error) as error:
+            raise UnreachableError(f"{node.name} ({node.address}) hung up: {_told(error)}") from None
+        finally:
+            link.abort()
+            if proxy:
+                proxy.end()
+        return str(done.stdout)
+
+    async def _connect(self, node: PlanNode) -> tuple[asyncssh.SSHClientConnection, _Proxy | None]:
+        proxy = _proxy(node) if node.connection.proxy_command else None
+        try:
+            async with self._reaching(node):
+                socket = {"sock": proxy.socket} if proxy else {}
+                return await asyncssh.connect(node.address, **socket, **self._options(node)), proxy
+        except BaseException:
+            if proxy:
+                proxy.end()
+            raise
 
     def _options(self, node: PlanNode) -> dict[str, Any]:
         connection = node.connection

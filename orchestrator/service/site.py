@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,15 +25,19 @@ from orchestrator.collector import paused
 from orchestrator.errors import HalliganError, Problem, ProblemsError, StalePlanError, closest
 from orchestrator.executors import Executor
 from orchestrator.inventory import site_inventory
+from orchestrator.lifecycle import stage_contracts
 from orchestrator.model import (
+    CARRY,
+    METAL,
     Catalog,
-    Connection,
     Event,
+    Json,
     Outcome,
     Placement,
     PlacementState,
     Plan,
     Process,
+    SecretRef,
     Snapshot,
     Spec,
     Step,
@@ -42,6 +46,9 @@ from orchestrator.model import (
 )
 from orchestrator.plan import Selection
 from orchestrator.schedule import Schedule
+from orchestrator.service import labs
+from orchestrator.service.labs import lab_of, with_lab
+from orchestrator.service.metal import Machines
 from orchestrator.store import Holder, InFlight, Run, RunStatus, StepLog, Store, kinds
 from orchestrator.vault import Vault
 
@@ -123,7 +130,11 @@ class Site:
 
     def spec(self) -> Spec:
         """Return what the site should be, lab machines with the connection that the lab gives them."""
-        return self._with_lab(spec.read(files.read_site(self.path), self.vault))
+        return self._completed(self.plain_spec())
+
+    def plain_spec(self) -> Spec:
+        """Return what the site's files say, without what a lab adds."""
+        return spec.read(files.read_site(self.path), self.vault)
 
     def catalog(self) -> Catalog:
         return catalog.read(files.read_roles(self.role_paths))
@@ -158,19 +169,27 @@ class Site:
                 f"nothing is called {unmatched[0]}.{closest(unmatched[0], names)}",
                 hint="patterns are shell globs on the names of nodes, groups or roles",
             )
-        make = plan.make_check if check else plan.make
-        return make(site, self.snapshot(), selection)
+        snapshot = self.snapshot()
+        if check:
+            return plan.make_check(site, snapshot, selection)
+        return plan.make(site, snapshot, selection, self._chosen(site, snapshot))
+
+    def _chosen(self, site: Topology, snapshot: Snapshot) -> dict[str, str]:
+        """Return the machines that rules choose, by node; most sites have no rules and pay nothing."""
+        if not any(node.match for node in site.spec.nodes.values()):
+            return {}
+        return dict(self.machines.assign(site.spec, snapshot).chosen)
 
     def inventory(self) -> dict[str, Any]:
         """Return the whole site as plain Ansible sees it, secrets revealed."""
-        return site_inventory(self.load(), self.vault.resolve)
+        return site_inventory(self.load(), self.reveal)
 
     def snapshot(self) -> Snapshot:
-        with self._reading() as store:
+        with self.reading() as store:
             return store.snapshot() if store else Snapshot()
 
     def status(self) -> Status:
-        with self._reading() as store:
+        with self.reading() as store:
             if store is None:
                 return Status(site=self.name, snapshot=Snapshot(), runs=(), holder=None)
             return Status(
@@ -181,24 +200,24 @@ class Site:
             )
 
     def events(self, *, after: int = 0, run: str = "", node: str = "") -> Iterator[Event]:
-        with self._reading() as store:
+        with self.reading() as store:
             if store:
                 yield from store.events(after=after, run=run, node=node)
 
     def log(self, *, node: str = "", step: str = "", run: str = "", limit: int | None = None) -> Iterator[StepLog]:
-        with self._reading() as store:
+        with self.reading() as store:
             if store:
                 yield from store.log(node=node, step=step, run=run, limit=limit)
 
     def check_store(self) -> list[str]:
-        with self._reading() as store:
+        with self.reading() as store:
             return store.check() if store else []
 
     def explain(self, name: str) -> Explanation:
         """Return why a step exists and what it waits for."""
         site = self.load()
         snapshot = self.snapshot()
-        made = plan.make(site, snapshot)
+        made = plan.make(site, snapshot, chosen=self._chosen(site, snapshot))
         steps = {step.id: step for step in made.steps}
         key = StepId(name)
         placement, planned = site.placements.get(key), steps.get(key)
@@ -217,6 +236,10 @@ class Site:
             unlocks=_unlocks(made, key) if planned else (),
             wave=plan.summarize(made).wave_of.get(key, 0),
         )
+
+    def reveal(self, ref: SecretRef) -> Json:
+        """Return the value that a reference stands for."""
+        return labs.password(ref) if ref.file == labs.PASSWORD else self.vault.resolve(ref)
 
     # --- doing ----------------------------------------------------------------------------------------------------
 
@@ -241,7 +264,7 @@ class Site:
         if refused := plan.refusals(made, consent):
             raise ProblemsError(refused)
         self._roles_unchanged(made)
-        with self._working(command) as store:
+        with self.working(command) as store:
             self._refuse_open_run(store)
             if store.revision() != made.base_revision and not check:
                 raise StalePlanError(
@@ -249,23 +272,24 @@ class Site:
                     f"which is at revision {store.revision()} now",
                     hint="something was applied in between; make the plan again and review it",
                 )
-            run = Run(
-                id=self._new_run_id(),
-                plan_id=made.id,
-                command=command,
-                started=self._clock(),
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                steps=len(made.steps),
-            )
-            store.save_plan(made.id, plan.dump(made))
-            on_event(self._begin(store, run))
-            schedule = Schedule(made, outputs=_outputs(store.snapshot()), check=check)
-            return self._loop(made, schedule, store, run.id, on_event, check=check)
+            with self._serving(made):
+                run = Run(
+                    id=self._new_run_id(),
+                    plan_id=made.id,
+                    command=command,
+                    started=self._clock(),
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    steps=len(made.steps),
+                )
+                store.save_plan(made.id, plan.dump(made))
+                on_event(self._begin(store, run))
+                schedule = Schedule(made, outputs=_outputs(store.snapshot()), check=check)
+                return self._loop(made, schedule, store, run.id, on_event, check=check)
 
     def resume(self, *, on_event: Watcher) -> RunResult:
         """Go on with the run whose process died: nothing that finished runs again, nothing in flight is lost."""
-        with self._working("apply --resume") as store:
+        with self.working("apply --resume") as store:
             run = store.open_run()
             if run is None:
                 last = store.last_run()
@@ -284,10 +308,11 @@ class Site:
                 prefix=f"r{store.revision()}-",
             )
             recovered = self._recover(store, run, schedule)
-            on_event(
-                self._begin(store, replace(run, started=self._clock(), host=socket.gethostname(), pid=os.getpid()))
-            )
-            return self._loop(made, schedule, store, run.id, on_event, recovered=recovered)
+            with self._serving(made):
+                on_event(
+                    self._begin(store, replace(run, started=self._clock(), host=socket.gethostname(), pid=os.getpid()))
+                )
+                return self._loop(made, schedule, store, run.id, on_event, recovered=recovered)
 
     def settle(self) -> Settled | None:
         """Close a run whose process died, keeping every outcome it had reached; None if there is none.
@@ -297,7 +322,7 @@ class Site:
         """
         if not self._exists():
             return None
-        with self._working("settle") as store:
+        with self.working("settle") as store:
             run = store.open_run()
             if run is None:
                 return None
@@ -327,7 +352,7 @@ class Site:
 
     def forget(self, node: str) -> None:
         """Drop all that is believed of a node that is gone for good."""
-        with self._working("forget") as store:
+        with self.working("forget") as store:
             known = _remembered(store.snapshot())
             if node not in known:
                 raise HalliganError(f"nothing is recorded of a node {node}.{closest(node, known)}")
@@ -340,10 +365,10 @@ class Site:
 
     def lab(self) -> Lab:
         """Return the site's local lab: its nodes with `lab: container`."""
-        found = self._lab(spec.read(files.read_site(self.path), self.vault))
+        found = lab_of(self.plain_spec(), self.name, self.state_dir)
         if found is None:
             raise HalliganError(
-                f"site {self.name} has no lab nodes", hint="give nodes `lab: container` in its cluster.yml"
+                f"site {self.name} has no lab nodes", hint="give nodes `lab: container` or `lab: vm` in its cluster.yml"
             )
         return found
 
@@ -356,9 +381,17 @@ class Site:
         if not self._exists():
             return
         self.settle()
-        with self._working("lab down") as store:
-            names = sorted(_remembered(store.snapshot()) & {node.name for node in gone.nodes})
-            store.append([kinds.node_forgotten(name, at=self._clock(), reason="the lab is down") for name in names])
+        with self.working("lab down") as store:
+            known = store.snapshot()
+            names = sorted(_remembered(known) & {node.name for node in gone.nodes})
+            macs = {node.mac for node in gone.nodes if node.mac}
+            loose = [m.id for m in known.machines.values() if not m.node and macs & set(m.identity.macs)]
+            store.append(
+                [
+                    kinds.node_forgotten(name, at=self._clock(), reason="the lab is down")
+                    for name in [*names, *sorted(loose)]
+                ]
+            )
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -392,6 +425,10 @@ class Site:
         shutil.rmtree(self.runs_dir / run, ignore_errors=True)
         return result
 
+    def _serving(self, made: Plan) -> AbstractContextManager[None]:
+        """Whoever brings an executor of his own has no machines that boot."""
+        return self.machines.serving(made) if self._executor is _executor else nullcontext()
+
     def _begin(self, store: Store, run: Run) -> Event:
         store.begin_run(run)
         return kinds.run_started(run)
@@ -418,8 +455,9 @@ class Site:
 
     def _roles_unchanged(self, made: Plan) -> None:
         known = self.catalog()
-        digests = {name: known[name].digest if name in known else None for name in made.roles}
-        changed = [name for name, role in made.roles.items() if role.digest and digests[name] != role.digest]
+        ours = stage_contracts()
+        digests = {name: found.digest for name, found in {**known, **ours}.items()}
+        changed = [name for name, role in made.roles.items() if role.digest and digests.get(name) != role.digest]
         if changed:
             raise StalePlanError(
                 f"the files of role {', '.join(sorted(changed))} changed since the plan was made",
@@ -441,7 +479,7 @@ class Site:
         return "://" in self._state or Path(self._state).exists()
 
     @contextmanager
-    def _reading(self) -> Iterator[Store | None]:
+    def reading(self) -> Iterator[Store | None]:
         """The store, or None when nothing was ever applied: looking must leave nothing behind."""
         if not self._exists():
             yield None
@@ -450,50 +488,38 @@ class Site:
             yield store
 
     @contextmanager
-    def _working(self, command: str) -> Iterator[Store]:
+    def working(self, command: str) -> Iterator[Store]:
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
         with Store.open(self._state) as store, store.lock(self.name, command=f"halligan {command}", at=self._clock()):
             yield store
 
-    def _with_lab(self, found: Spec) -> Spec:
-        lab = self._lab(found)
-        if lab is None:
-            return found
-        from orchestrator.lab import connection as lab_connection
-
-        link = lab_connection(lab)
-        connection = Connection(
-            transport="ssh",
-            user=link.user,
-            private_key=str(link.private_key),
-            known_hosts=str(link.known_hosts),
-            proxy_command=link.proxy_command,
-        )
-        nodes = {name: replace(node, connection=connection) if node.lab else node for name, node in found.nodes.items()}
+    def _completed(self, found: Spec) -> Spec:
+        """Return the spec with what the lab gives its nodes, and with a file for the host keys of bare metal."""
+        lab = lab_of(found, self.name, self.state_dir)
+        if lab is not None:
+            found = with_lab(found, lab)
+        known_hosts = str(self.state_dir / "machines_known_hosts")
+        nodes = {
+            name: replace(node, connection=replace(node.connection, known_hosts=known_hosts))
+            if node.profile and not node.connection.known_hosts
+            else node
+            for name, node in found.nodes.items()
+        }
         return replace(found, nodes=nodes)
 
-    def _lab(self, found: Spec) -> Lab | None:
-        nodes = [node for node in found.nodes.values() if node.lab == "container"]
-        if not nodes:
-            return None
-        import ipaddress  # with the lab: most sites have none, and every command would pay for it
+    @cached_property
+    def machines(self) -> Machines:
+        """The site's bare metal."""
+        return Machines(self)
 
-        from orchestrator.lab import Lab, LabNode
+    @property
+    def store_place(self) -> str:
+        """The path or URL of the site's store."""
+        return self._state
 
-        for network in found.networks.values():
-            cidr = ipaddress.ip_network(network.cidr)
-            if all(ipaddress.ip_address(node.address) in cidr for node in nodes):
-                return Lab(
-                    site=self.name,
-                    cidr=network.cidr,
-                    gateway=network.gateway or str(cidr[1]),
-                    nodes=tuple(LabNode(name=node.name, address=node.address) for node in nodes),
-                    state_dir=self.state_dir,
-                )
-        raise HalliganError(
-            f"no network of site {self.name} holds the addresses of all its lab nodes",
-            hint="a lab is one network; give its nodes addresses of the same one",
-        )
+    @property
+    def clock(self) -> Callable[[], float]:
+        return self._clock
 
     @cached_property
     def runs_dir(self) -> Path:
@@ -529,7 +555,7 @@ def _executor(site: Site, run: str) -> Executor:
         "home": files.HOME,
         "site": site.name,
         "runs": site.runs_dir / run,
-        "secret": site.vault.resolve,
+        "secret": site.reveal,
         "roles": site.role_paths,
     }
     push = AnsibleExecutor(**common)
@@ -539,12 +565,13 @@ def _executor(site: Site, run: str) -> Executor:
 
         return CarryExecutor(**common, owner=f"site {site.name} ({site.state_dir})", push=push)
 
-    return Dispatch(push, carry)
+    return Dispatch(push, {CARRY: carry, METAL: lambda: site.machines.executor(run)})
 
 
 def _remembered(snapshot: Snapshot) -> set[str]:
     """Return the nodes of which anything is believed, those gone from the spec included."""
-    return {state.node for state in snapshot.placements.values()} | set(snapshot.nodes)
+    claimed = {state.node for state in snapshot.machines.values() if state.node}
+    return {state.node for state in snapshot.placements.values()} | set(snapshot.nodes) | claimed
 
 
 def _outputs(snapshot: Snapshot) -> dict[StepId, Mapping[str, object]]:
