@@ -313,6 +313,25 @@ def test_a_node_that_is_no_longer_named_goes_and_a_moved_one_starts_anew(room_: 
     assert second.address not in connection(other).known_hosts.read_text()
 
 
+def test_a_container_that_becomes_a_vm_is_made_anew(room_: Room):
+    """Both kinds in one lab; and back again, where the endpoint for power goes too."""
+    first, second = room_.lab.nodes
+    mixed = Room(replace(room_.lab, nodes=(replace(first, kind="vm", firmware="bios", disk_gib=1), second)))
+    try:
+        room.require_machine(mixed.lab)
+    except LabError as error:
+        pytest.skip(f"{error.summary}. {error.hint}")
+    room_.up()
+    assert mixed.up() == ["ctl-1 off", "proxy running"]
+    assert mixed.lines[0] == "ctl-1: removing, no longer part of the lab"
+    assert first.address not in connection(mixed.lab).known_hosts.read_text()
+    assert mixed.lab.state_dir.joinpath("bmc-password").exists()
+    assert room_.up() == ["ctl-1 running", "proxy running"]
+    assert room_.ssh("ctl-1", "hostname") == "ctl-1"
+    assert not Cgroup.of(SITE, "bmc").path.exists()
+    assert not mixed.lab.state_dir.joinpath("bmc-password").exists()
+
+
 def test_labs_stand_side_by_side(room_: Room):
     """The same addresses in two labs are two machines."""
     room_.up()
