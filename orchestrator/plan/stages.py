@@ -10,22 +10,21 @@ __all__ = ["destroyed", "reasons"]
 
 
 def reasons(node: Node, machine: MachineState | None) -> tuple[str, ...]:
-    """Return why a node's machine has something before it."""
+    """Return why a node's machine has something before it; without its name, so that many nodes share one line."""
     if machine is None:
         return (f"no machine is known {_meant(node)}",)
-    words = f"machine {machine.id} is {machine.phase}"
+    words = f"its machine is {machine.phase}"
     if machine.phase is Phase.FAILED:
-        words = f"machine {machine.id} failed ({machine.failure})"
+        words = f"its machine failed ({machine.failure})"
     elif machine.phase in (Phase.DISCOVERED, Phase.CLAIMED):
         words += ", not installed"
     return (f"{words}: {machine.reason}" if machine.reason else words,)
 
 
 def _meant(node: Node) -> str:
-    for word, value in (("with MAC address", node.mac), ("with serial number", node.serial)):
-        if value:
-            return f"{word} {value}"
-    return "that its rule chooses"
+    if node.mac:
+        return "with its MAC address"
+    return "with its serial number" if node.serial else "that its rule chooses"
 
 
 def destroyed(spec: Spec, node: str, machine: MachineState | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_nodes_find_their_machines():
 def test_each_stage_needs_the_one_before_it():
     contracts = stage_contracts()
     assert tuple(contracts) == STAGES
-    for earlier, later in zip(STAGES, STAGES[1:], strict=False):
+    for earlier, later in itertools.pairwise(STAGES):
         assert [r.capability for r in contracts[later].requires] == list(contracts[earlier].provides)
 
 

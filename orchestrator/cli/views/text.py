@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.cli.views.words import EXECUTOR_WORDS, MARKS, Look, count, duration, joined, table, wrapped
-from orchestrator.model import EXECUTORS, Action, Barrier, Plan, Step
+from orchestrator.model import Action, Barrier, Plan, Step
 from orchestrator.ranges import fold
 
 if TYPE_CHECKING:
@@ -80,7 +80,14 @@ def _headline(plan: Plan, summary: Summary, look: Look) -> list[str]:
 def _incomplete(plan: Plan) -> list[str]:
     if plan.complete:
         return []
-    return ["  Incomplete: some nodes are chosen among discovered machines; plan again when discovery is done"]
+    if not plan.undiscovered:
+        return ["  Incomplete: some nodes are chosen among discovered machines; plan again when discovery is done"]
+    nodes = f"{count(len(plan.undiscovered), 'node')} ({fold(plan.undiscovered, 5)})"
+    waiting = f", and {count(plan.deferred, 'step')} with them" if plan.deferred else ""
+    return [
+        f"  Incomplete: {nodes} are chosen by rules among machines that are yet to be discovered{waiting};",
+        "  apply this plan, then plan again for the rest",
+    ]
 
 
 def _destructive(summary: Summary, look: Look, *, verbose: bool) -> list[str]:
@@ -134,7 +141,7 @@ def _time(summary: Summary, look: Look, *, verbose: bool) -> list[str]:
 def executors_text(summary: Summary, *, verbose: bool = False) -> str:
     """Return how many steps each executor does and why: `by carry: 90 steps; by push: 2 steps (2 Windows)`."""
     parts = []
-    for executor in EXECUTORS:
+    for executor in EXECUTOR_WORDS:
         reasons = summary.executors.get(executor, {})
         if not reasons:
             continue

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.model import CARRY, PUSH, Action, Status
+from orchestrator.model import CARRY, METAL, PUSH, Action, Status
 
 __all__ = [
     "EXECUTOR_WORDS",
@@ -27,7 +27,7 @@ __all__ = [
 STATUS_ORDER = (Status.CHANGED, Status.OK, Status.FAILED, Status.UNREACHABLE, Status.SKIPPED)
 MARKS = {Action.CREATE: "+", Action.UPDATE: "~", Action.REMOVE: "-", Action.CHECK: "?"}
 
-EXECUTOR_WORDS = {CARRY: "carry", PUSH: "push"}
+EXECUTOR_WORDS = {METAL: "metal", CARRY: "carry", PUSH: "push"}
 
 _CODES = {
     "head": "1",

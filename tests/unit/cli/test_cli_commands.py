@@ -507,7 +507,7 @@ def test_a_site_from_its_first_plan_to_its_log(world: Path, capsys: pytest.Captu
 
     assert "1 to create" in halligan("plan", "site", "--role", "base")[1]
     assert "base on kvm-2" in halligan("status", "site")[1]
-    assert "because   last run failed" in halligan("explain", "site", "base@kvm-2")[1]
+    assert "because   its system is installed" in halligan("explain", "site", "base@kvm-2")[1]
     assert halligan("events", "site", "--node", "kvm-2")[1].count("step.skipped") == 2
     assert halligan("check", "site", "--node", "ctl-1")[0] == 2
     assert halligan("forget", "site", "kvm-2", "--yes")[0] == 0
