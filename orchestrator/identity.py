@@ -7,8 +7,8 @@ evidence is ever enough against another that contradicts. Ours differ from their
   numbers do not) never carries the machine's name along.
 - What one side does not tell is no contradiction. When all that both sides tell agrees, 30 points are enough: a
   machine without SMBIOS data is known by its MAC alone, and a virtual one without a serial number by UUID and MAC.
-- When only the serial numbers differ, UUID and one MAC (80 points) are enough: serial numbers are what service
-  technicians retype and blades share, the least reliable of the three.
+- When only the serial numbers differ and the UUID agrees, one MAC beside it (80 points) is enough: serial numbers are
+  what service technicians retype and blades share, the least reliable of the three.
 
 None of this is proof: everything here can be forged by whoever sits on the network. A fingerprint chooses a name, it
 never releases a secret.
@@ -48,7 +48,7 @@ MAC_POINTS, MACS_MOST = 30, 90
 ENOUGH_ALONE = 30
 """Points that recognise a machine when nothing contradicts."""
 ENOUGH_AGAINST_SERIALS = 80
-"""Points that recognise a machine when only its serial numbers contradict."""
+"""Points that recognise a machine of the same UUID when only its serial numbers contradict."""
 ENOUGH = 100
 """Points that recognise a machine against any contradiction."""
 
@@ -200,7 +200,7 @@ class Score:
         match self.contradicting:
             case ():
                 return ENOUGH_ALONE
-            case ("serial",):
+            case ("serial",) if "uuid" in _kinds(self.agree):
                 return ENOUGH_AGAINST_SERIALS
         return ENOUGH
 

@@ -155,6 +155,13 @@ def test_a_machine_that_tells_only_its_mac_is_known_by_it():
 def test_a_virtual_machine_is_known_by_uuid_and_mac():
     guest = Identity(uuid=UUID, macs=("52:54:00:00:00:01",))
     assert kind(guest, guest) == "same"
+    assert kind(replace(guest, serials=("NEW-1",)), replace(guest, serials=("OLD-1",))) == "same"
+    assert kind(Identity(uuid=UUID, serials=("NEW-1",)), Identity(uuid=UUID, serials=("OLD-1",))) == "conflict"
+
+
+def test_a_card_that_moved_between_machines_that_tell_no_uuid():
+    """ironic-python-agent tells none."""
+    assert kind(Identity(serials=("A-1",), macs=MACS), Identity(serials=("B-2",), macs=MACS)) == "conflict"
 
 
 # --- two machines -------------------------------------------------------------------------------------------------
