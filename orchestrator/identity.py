@@ -120,13 +120,18 @@ def normal_mac(text: str) -> str:
 
 
 def make(
-    uuid: str = "", serials: Iterable[str] = (), macs: Iterable[str] = (), doubtful: Iterable[str] = ()
+    uuid: str = "",
+    serials: Iterable[str] = (),
+    macs: Iterable[str] = (),
+    doubtful: Iterable[str] = (),
+    booted: str = "",
 ) -> Identity:
     """Return the identity that these texts make, without what says nothing.
 
     `doubtful` are MACs that are no property of the machine alone: of USB adapters, of the BMC's virtual port. They,
     and those of `macs` that are locally administered, multicast or given twice, count only if nothing better is there:
-    QEMU's 52:54:00 is locally administered too.
+    QEMU's 52:54:00 is locally administered too. `booted` is the MAC of the port it booted from and always counts:
+    firmware will name it again at the next boot, and must not contradict what is known by then.
     """
     weak = [mac for mac in map(normal_mac, doubtful) if mac]
     given = [mac for mac in map(normal_mac, macs) if mac and mac not in weak]
@@ -135,11 +140,12 @@ def make(
         {mac for mac in given if not _first_octet(mac) & 0b01},
         {*given, *weak},
     )
+    best = next((tier for tier in tiers if tier), set())
     found = {serial.upper(): serial for serial in sorted(map(normal_serial, serials)) if serial}
     return Identity(
         uuid=normal_uuid(uuid),
         serials=tuple(sorted(found.values())),
-        macs=tuple(sorted(next((tier for tier in tiers if tier), set()))),
+        macs=tuple(sorted(best | ({normal_mac(booted)} - {""}))),
     )
 
 

@@ -71,16 +71,17 @@ def _facts(top: Fields) -> Facts:
     nics, pci = _nics(top, inventory), _pci(top)
     dimms, flags = _dimms(top, inventory), cpu.texts("flags")
     bmc_mac = _mac(inventory, "bmc_mac")
+    boot_mac = _boot_mac(boot.text("pxe_interface") or top.text("boot_interface"))
     vendor, product = system.text("manufacturer"), system.text("product_name")
     return Facts(
-        identity=_identity(system, nics, bmc_mac),
+        identity=_identity(system, nics, bmc_mac, boot_mac),
         vendor=vendor,
         product=product,
         serial=identity.normal_serial(system.text("serial_number")),
         firmware_mode=_choice(boot, "current_boot_mode", ("uefi", "bios")),
         firmware_version=system.child("firmware").text("version"),
         secure_boot=boot.flag("secure_boot"),
-        boot_mac=_boot_mac(boot.text("pxe_interface") or top.text("boot_interface")),
+        boot_mac=boot_mac,
         hostname=inventory.text("hostname"),
         cpus=cpu.whole("count"),
         cpu_sockets=cpu.whole("socket_count"),
@@ -123,13 +124,14 @@ _USB_DRIVERS = frozenset(
 """Linux drivers of network ports on USB: the BMC's virtual port, and adapters that wander from machine to machine."""
 
 
-def _identity(system: Fields, nics: Sequence[Nic], bmc_mac: str) -> Identity:
+def _identity(system: Fields, nics: Sequence[Nic], bmc_mac: str, boot_mac: str) -> Identity:
     shared = {nic.mac for nic in nics if nic.usb or nic.mac == bmc_mac}
     return identity.make(
         uuid=system.text("uuid"),
         serials=(system.text("serial_number"), *system.texts("serials")),
         macs=[nic.mac for nic in nics],
         doubtful=sorted(shared),
+        booted=boot_mac if boot_mac in {nic.mac for nic in nics} else "",
     )
 
 
@@ -323,7 +325,7 @@ def _nic(item: Fields, heard: Mapping[str, list[Neighbour]]) -> Nic:
         pci_address=item.text("pci_address"),
         driver=driver,
         biosdevname=item.text("biosdevname"),
-        usb=driver in _USB_DRIVERS or name == "idrac",
+        usb=bool(item.flag("usb")) or driver in _USB_DRIVERS or name == "idrac",
         neighbours=tuple(heard.get(name, ())) or ((own,) if own else ()),
     )
 

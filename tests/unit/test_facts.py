@@ -63,6 +63,17 @@ def test_the_bmc_s_virtual_port_is_no_part_of_the_identity():
     assert dell.identity.serials == (".7XK4PV3.CNFCP0039I01JC.", "7XK4PV3")
 
 
+def test_a_usb_port_is_part_of_the_identity_only_if_the_machine_booted_from_it():
+    ports = [
+        {"name": "eno1", "mac_address": "3c:ec:ef:00:00:01"},
+        {"name": "eth1", "mac_address": "00:e0:4c:00:00:02", "driver": "r8152"},
+        {"name": "eth2", "mac_address": "00:e0:4c:00:00:03", "usb": True},
+    ]
+    assert facts.read(inventory(interfaces=ports)).identity.macs == ("3c:ec:ef:00:00:01",)
+    booted = facts.read(inventory(interfaces=ports, boot={"pxe_interface": "00:e0:4c:00:00:02"}))
+    assert booted.identity.macs == ("00:e0:4c:00:00:02", "3c:ec:ef:00:00:01")
+
+
 def test_a_supermicro_with_turning_disks():
     server = material("supermicro-6029.json")
     assert [disk.type for disk in server.disks] == ["ssd"] + ["hdd"] * 7

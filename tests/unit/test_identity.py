@@ -107,6 +107,14 @@ def test_a_shared_port_counts_only_if_it_is_all_there_is():
     assert make(macs=[MACS[1]], doubtful=[MACS[1]]).macs == (MACS[1],)
 
 
+def test_the_port_it_booted_from_always_counts():
+    """Firmware names it at the next boot: it must not contradict what is known by then."""
+    told = make(UUID, ["TAG-1"], macs=[MACS[0], "52:54:00:00:00:01"], doubtful=[MACS[3]], booted=MACS[3].upper())
+    assert told.macs == (MACS[0], MACS[3])
+    assert kind(make(UUID, ["TAG-1"], macs=[MACS[3]]), told) == "same"
+    assert make(macs=[MACS[0]], booted="garbage").macs == (MACS[0],)
+
+
 def test_serial_numbers_are_told_apart_whatever_their_case():
     assert len(make(serials=["TAG-1", "tag-1", "None"]).serials) == 1
     assert compare(make(serials=["TAG-1"]), make(serials=["tag-1"])).agree == ("serial:TAG-1",)
