@@ -130,7 +130,7 @@ def _of_facts(facts: Facts) -> Iterator[tuple[str, str]]:
         speed = f" {nic.speed_mbps} Mb/s" if nic.speed_mbps else ""
         yield "port", f"{nic.name} {nic.mac} {nic.driver}{speed}{'' if nic.carrier else ', no link'}"
         for neighbour in nic.neighbours:
-            yield "", f"  on {neighbour.switch} {neighbour.port}"
+            yield "", f"  on {neighbour.system_name} {neighbour.port_id}"
     for gpu in facts.gpus:
         yield "GPU", f"{gpu.vendor} {gpu.product}"
     yield "BMC", facts.bmc_address

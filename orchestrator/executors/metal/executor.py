@@ -60,6 +60,7 @@ class MetalExecutor:
         clock: Callable[[], float] = time.time,
         patience: Patience | None = None,
         connect: Callable[..., Controller] = connect,
+        link: Link | None = None,
     ) -> None:
         """`store` opens the site's store. Whoever makes this sees to it that machines are answered when they boot."""
         self._open_store = store
@@ -70,7 +71,7 @@ class MetalExecutor:
         self._patience = patience or Patience()
         self._connect = connect
         self._controllers: dict[str, Controller] = {}
-        self._link = Link()
+        self._link = link or Link()
         self._guard = threading.Lock()  # of what follows: submit, cancel and close may come from any thread
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator import matching, seed
 from orchestrator.errors import HalliganError, Problem, ProblemsError
 from orchestrator.executors.metal.wanted import Wanted
 from orchestrator.facts import Facts
-from orchestrator.images.library import Image, Library
 from orchestrator.model import Connection, Network, Node, Order, Profile
 from orchestrator.seed import File, Seed
 
-__all__ = ["Orders"]
+if TYPE_CHECKING:
+    from orchestrator.images.library import Image, Library
+
+__all__ = ["Orders", "public_key"]
 
 
 class Orders:
