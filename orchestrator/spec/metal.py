@@ -82,21 +82,18 @@ def _inside(findings: Findings, path: Path, text: str, network: Network | None) 
 def check_rules(findings: Findings, model: ClusterModel) -> None:
     """Note everything that is wrong with rules over facts, wherever they stand."""
     for name, profile in model.profiles.items():
-        _rule(findings, ("profiles", name, "expect"), profile.expect)
-        _disk_rule(findings, ("profiles", name, "root_disk"), profile.root_disk)
+        _note(findings, ("profiles", name, "expect"), matching.check(profile.expect))
+        _note(findings, ("profiles", name, "root_disk"), matching.check_disk(profile.root_disk))
     for key, node in model.nodes.items():
         if node:
-            _rule(findings, ("nodes", key, "match"), node.match)
+            _note(findings, ("nodes", key, "match"), matching.check(node.match))
+            _note(findings, ("nodes", key, "wiring"), matching.check_wiring(node.wiring))
 
 
-def _rule(findings: Findings, path: Path, rule: Mapping[str, object]) -> None:
-    for fault in matching.check(rule):
-        findings.error("spec.rule", (*path, *fault.path), f"{dotted(path)}: {fault.summary}", hint=fault.hint)
-
-
-def _disk_rule(findings: Findings, path: Path, rule: Mapping[str, object]) -> None:
-    for fault in matching.check_disk(rule):
-        findings.error("spec.rule", (*path, *fault.path), f"{dotted(path)}: {fault.summary}", hint=fault.hint)
+def _note(findings: Findings, path: Path, faults: Iterable[matching.Fault]) -> None:
+    for fault in faults:
+        where = (*path, *fault.path)
+        findings.error("spec.rule", where, f"{dotted(where)}: {fault.summary}", hint=fault.hint)
 
 
 def check_entries(findings: Findings, entries: Iterable[nodes.Entry], profiles: Collection[str]) -> None:

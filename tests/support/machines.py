@@ -1,7 +1,7 @@
 """Machines of a room without hardware, at the level of the store: what the boot service would write of real ones.
 
 A machine reacts to its BMC as a real one does: switched on to start from the network it enrols, tells its facts and
-does what it is ordered; switched off in the middle it falls silent. Tests of the boot service itself use real HTTP instead.
+does what it is ordered; switched off in the middle it falls silent. Tests of the boot service itself use real HTTP.
 """
 
 from __future__ import annotations

@@ -114,6 +114,14 @@ policy:
 """
 
 
+METAL = """\
+spec: 1
+networks: {m: {cidr: 10.7.0.0/24}}
+boot: {network: m, range: 10.7.0.9-10.7.0.19}
+profiles: {p: {image: x}}
+"""
+
+
 # --- what is read -------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +422,14 @@ def test_the_digest_knows_secrets_by_their_fingerprints():
             'connection.transport must be ssh, winrm, psrp or local, not "shh". Did you mean "ssh"?',
             "",
         ),
-        ("spec: 1\nnodes: {a: {lab: box}}", 2, 13, "spec.bad-value", 'nodes.a.lab must be container or vm, not "box"', ""),
+        (
+            "spec: 1\nnodes: {a: {lab: box}}",
+            2,
+            13,
+            "spec.bad-value",
+            'nodes.a.lab must be container or vm, not "box"',
+            "",
+        ),
         ("spec: 1\nnodes: {a: {mac: 52:54}}", 2, 13, "spec.bad-value", "nodes.a.mac must be a MAC address", ""),
         (
             "spec: 1\nnodes: {a: {bmc: {driver: x}}}",
@@ -707,6 +722,110 @@ def test_a_mistake_of_form_is_explained_where_it_is(text, line, column, code, su
             "spec.address",
             "the management controllers of a range need an IP address",
             "an entry each",
+        ),
+        (
+            f"{METAL}nodes: {{a: {{profile: p}}}}",
+            5,
+            9,
+            "spec.no-machine",
+            "nothing says which machine this bare-metal node is",
+            "a mac, a serial, or a match rule",
+        ),
+        (
+            "spec: 1\nprofiles: {p: {image: x}}\nnodes: {a: {profile: p, serial: S1}}",
+            3,
+            1,
+            "spec.no-boot",
+            "a is bare metal (it has a profile), and the site has no boot section",
+            "network: NAME",
+        ),
+        (
+            METAL.replace("10.7.0.9-", "10.7.0.99-") + "nodes: {}",
+            3,
+            20,
+            "spec.boot",
+            "ends before it begins",
+            "",
+        ),
+        (
+            METAL.replace("10.7.0.9-", "10.8.0.9-") + "nodes: {}",
+            3,
+            20,
+            "spec.address-outside",
+            "10.8.0.9 is outside of the network m",
+            "",
+        ),
+        (
+            METAL.replace("range: 10.7.0.9-10.7.0.19", "range: 10.7.0.9") + "nodes: {}",
+            3,
+            20,
+            "spec.boot",
+            "no range of addresses",
+            "10.77.0.100-",
+        ),
+        (
+            METAL.replace(", range: 10.7.0.9-10.7.0.19", "") + "nodes: {}",
+            3,
+            1,
+            "spec.boot",
+            "does not say which addresses it may lease",
+            "range:",
+        ),
+        (
+            METAL.replace("network: m,", "network: m, dhcp: proxy,") + "nodes: {}",
+            3,
+            33,
+            "spec.boot",
+            "with dhcp: proxy there is none",
+            "one of the two",
+        ),
+        (
+            f"{METAL}nodes: {{a: {{address: 10.7.0.12}}}}",
+            3,
+            20,
+            "spec.boot",
+            "would lease 10.7.0.12, which is the address of a",
+            "out of the range",
+        ),
+        (
+            f"{METAL}nodes: {{a: {{profile: p, serial: S, bmc: {{driver: redfsh, address: 1.2.3.4}}}}}}",
+            5,
+            42,
+            "spec.bmc-driver",
+            'Did you mean "redfish"?',
+            "redfish, ipmi, manual",
+        ),
+        (
+            f"{METAL}nodes: {{'a[1:2]': {{profile: p, serial: S}}}}",
+            5,
+            32,
+            "spec.serial",
+            "2 nodes cannot have one serial number",
+            "an entry of its own",
+        ),
+        (
+            f"{METAL}nodes: {{a: {{lab: vm, address: 10.7.0.2}}}}",
+            5,
+            9,
+            "spec.lab-vm",
+            "it needs profile and mac",
+            "",
+        ),
+        (
+            f"{METAL}nodes: {{a: {{profile: p, match: {{memory_gb: '>= 4'}}}}}}",
+            5,
+            33,
+            "spec.rule",
+            'nodes.a.match.memory_gb: is no property that a rule can use. Did you mean "memory_gib"?',
+            "memory_gib",
+        ),
+        (
+            METAL.replace("image: x", "image: x, root_disk: {size: big}") + "nodes: {}",
+            4,
+            38,
+            "spec.rule",
+            "profiles.p.root_disk.size",
+            "",
         ),
     ],
 )

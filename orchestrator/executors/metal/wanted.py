@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.model import Bmc, Json, PlanNode, StepRun, Value
+from orchestrator.identity import keys
+from orchestrator.model import Bmc, Identity, Json, PlanNode, StepRun, Value
 
 __all__ = ["Wanted"]
 
@@ -49,8 +50,8 @@ class Wanted:
     @property
     def keys(self) -> tuple[str, ...]:
         """What the store's index finds its machine by."""
-        found = [("mac", self.mac), ("serial", self.serial.casefold())]
-        return tuple(f"{kind}:{value}" for kind, value in found if value)
+        serials = (self.serial,) if self.serial else ()
+        return keys(Identity(macs=(self.mac,) if self.mac else (), serials=serials))
 
     @property
     def by_rule(self) -> bool:
