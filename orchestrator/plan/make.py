@@ -179,7 +179,7 @@ class _Comparison:
             inputs=self._told(placement, machine),
             needs=placement.needs,
             after=placement.after,
-            destroys=destroyed(self._topology.spec, placement.node, machine) if placement.role == "install" else "",
+            destroys=destroyed(self._topology.spec, placement.node) if placement.role == "install" else "",
             expected_s=self._snapshot.durations.get(placement.role, 0.0),
             executor=METAL,
         )

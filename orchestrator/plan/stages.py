@@ -27,12 +27,11 @@ def _meant(node: Node) -> str:
     return "with its serial number" if node.serial else "that its rule chooses"
 
 
-def destroyed(spec: Spec, node: str, machine: MachineState | None) -> str:
-    """Return what an install erases: the root disk, as far as the plan can tell which one that is."""
+def destroyed(spec: Spec, node: str) -> str:
+    """Return what an install erases: the root disk, by the rule that picks it. `match` tells which disk that is."""
     profile = spec.profiles[spec.nodes[node].profile]
     rule = f" ({_rule(profile.root_disk)})" if profile.root_disk else ""
-    of = f" of machine {machine.id}" if machine else ""
-    return f"the root disk{rule}{of}: the image {profile.image} is written over it"
+    return f"the root disk{rule}: the image {profile.image} is written over it"
 
 
 def _rule(rule: Mapping[str, Json]) -> str:

@@ -1,13 +1,14 @@
 """Whole sites against the plans, pictures and inventories they must give, byte for byte.
 
-A case is a folder of sites/: `cluster.yml`, and `before/` with what was applied before it, if anything. What it must
-give is in expected/<case>/. HALLIGAN_GOLDEN=rewrite writes that anew; read the diff.
+A case is a folder of sites/: `cluster.yml`, `before/` with what was applied before it, if anything, and `machines.json`
+with the bare metal that is known. What it must give is in expected/<case>/. HALLIGAN_GOLDEN=rewrite writes that anew; read the diff.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from orchestrator.cli.views.svg import svg
 from orchestrator.cli.views.text import plan_text
 from orchestrator.errors import ProblemsError
 from orchestrator.model import Snapshot
+from orchestrator.store.codec import machine_from_json
 from orchestrator.vault import Vault
 
 HERE = Path(__file__).parent
@@ -43,6 +45,10 @@ def results(case):
     snapshot = Snapshot()
     if before.exists():
         snapshot = after_success(plan.make(load(before), snapshot), outputs=PRODUCED)
+    machines = folder / "machines.json"
+    if machines.exists():
+        found = [machine_from_json(item) for item in json.loads(machines.read_text())]
+        snapshot = replace(snapshot, machines={state.id: state for state in found})
     made = plan.make(wanted, snapshot)
     summary = plan.summarize(made)
     picture = diagram(made, summary)
