@@ -12,8 +12,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PYTHON ?= python3
 
 # What the lab, the tests and the demo use beyond a minimal Debian 12. PostgreSQL and sshd serve tests only.
-PACKAGES := python3-venv mmdebstrap systemd-container netcat-openbsd iproute2 openssh-client util-linux procps
-TEST_PACKAGES := $(PACKAGES) openssh-server postgresql sudo
+LAB := mmdebstrap systemd-container netcat-openbsd iproute2 openssh-client util-linux procps
+BOOT := dnsmasq-base ipxe
+IMAGES := squashfs-tools zstd gdisk fdisk dosfstools mtools e2fsprogs qemu-utils
+MACHINES := qemu-system-x86 ovmf ipxe-qemu
+PACKAGES := python3-venv $(LAB) $(BOOT) $(IMAGES) $(MACHINES)
+TEST_PACKAGES := $(PACKAGES) openssh-server postgresql sudo busybox-static cpio
 missing = $(shell for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
 
 .PHONY: check demo test fmt lint lint-ansible types unit bench docs clean packages test-packages venv demo-down
@@ -21,15 +25,20 @@ missing = $(shell for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/nul
 ## demo: build the lab, plan, apply, prove that it works; a second time changes nothing
 demo: packages venv
 	$(SUDO) $(HALLIGAN) secrets init $(SITE)
+	$(SUDO) $(HALLIGAN) image build discovery --kernel cloud
+	$(SUDO) $(HALLIGAN) image build debian-12
 	$(SUDO) $(HALLIGAN) lab up $(SITE)
 	$(SUDO) $(HALLIGAN) plan $(SITE) || [ $$? = 2 ]
-	$(SUDO) $(HALLIGAN) apply $(SITE) --yes
+	$(SUDO) $(HALLIGAN) apply $(SITE) --yes --allow-destroy 'install@bare-*'
 	$(SUDO) $(HALLIGAN) log $(SITE) --step smoke@prb-1
+	$(SUDO) $(HALLIGAN) trace $(SITE) bare-1
+	$(SUDO) $(HALLIGAN) nodes $(SITE)
 	@echo
-	@echo "The lab runs and its smoke test passed. What to look at next:"
+	@echo "The lab runs, its smoke test passed, and bare-1 went from an empty disk to a configured host. What to look at next:"
 	@echo "  $(HALLIGAN) status $(SITE)             what is applied where"
 	@echo "  $(HALLIGAN) plan $(SITE)               nothing to do; change a variable and look again"
 	@echo "  $(HALLIGAN) check $(SITE)              does any host differ from what was applied?"
+	@echo "  $(HALLIGAN) node show $(SITE) bare-1   hardware, life and last events of the bare machine"
 	@echo "  $(HALLIGAN) plan inventories/demo-mixed-1000 --format html > plan.html"
 	@echo "  make demo-down                                take the lab down, nothing stays behind"
 

@@ -42,7 +42,7 @@ _PROGRAMS = (
 
 def look_around() -> list[Finding]:
     """Return the findings in the order in which they are best mended."""
-    return [_python(), *_packages(), _yaml(), _ansible(), *_programs(), _locale(), *_lab()]
+    return [_python(), *_packages(), _yaml(), _ansible(), *_programs(), _locale(), *_boot(), *_lab()]
 
 
 def _python() -> Finding:
@@ -120,6 +120,28 @@ def _locale() -> Finding:
         good=encoding.lower().replace("-", "") == "utf8",
         found=encoding,
         hint="export LC_ALL=C.UTF-8",
+    )
+
+
+def _boot() -> Iterator[Finding]:
+    """What answers machines that start over the network."""
+    found = shutil.which("dnsmasq") or ""
+    yield Finding(
+        name="dnsmasq",
+        purpose="leases addresses and sends boot loaders to bare metal",
+        good=bool(found),
+        found=found,
+        hint="apt install dnsmasq-base",
+        required=False,
+    )
+    loader = Path("/usr/lib/ipxe/snponly.efi")
+    yield Finding(
+        name="iPXE",
+        purpose="the boot loader of bare metal",
+        good=loader.exists(),
+        found=str(loader.parent) if loader.exists() else "",
+        hint="apt install ipxe",
+        required=False,
     )
 
 
