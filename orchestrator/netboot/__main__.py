@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from orchestrator.errors import HalliganError
@@ -67,30 +67,42 @@ def _prepare(settings: Settings) -> None:
         raise HalliganError(f"cannot use the folder {settings.state_dir}: {error.strerror}") from None
 
 
+@contextlib.asynccontextmanager
+async def _recorded(settings: Settings, http_port: int, https_port: int) -> AsyncIterator[None]:
+    """Tell others that we serve, while we do."""
+    record = Record(
+        pid=os.getpid(),
+        started=start_time(os.getpid()),
+        since=time.time(),
+        address=settings.boot.address,
+        http_port=http_port,
+        https_port=https_port,
+        dhcp=settings.boot.dhcp,
+    )
+    path = settings.state_dir / RECORD
+    record.write(path)
+    _LOG.info(
+        "serving site %s: http port %d, https port %d at %s", settings.site, http_port, https_port, record.address
+    )
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 async def _serve(settings: Settings) -> None:
+    from orchestrator.netboot.dnsmasq import dhcp
     from orchestrator.netboot.service import serving
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serving(settings) as service:
-        record = Record(
-            pid=os.getpid(),
-            started=start_time(os.getpid()),
-            since=time.time(),
-            address=settings.boot.address,
-            http_port=service.http_port,
-            https_port=service.https_port,
-            dhcp=settings.boot.dhcp,
-        )
-        path = settings.state_dir / RECORD
-        record.write(path)
-        _LOG.info("serving %s: http %s:%d", settings.site, record.address, record.http_port)
-        try:
-            await stop.wait()
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+    async with (
+        serving(settings) as service,
+        dhcp(settings, service.templates, service.http, service.machines.seen),
+        _recorded(settings, service.http_port, service.https_port),
+    ):
+        await stop.wait()
     _LOG.info("ended")
 
 

@@ -318,10 +318,12 @@ def read_templates(folder: Path) -> Templates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """A boot service that answers: where, and what to note observations with."""
+    """A boot service that answers: where, with what templates, and what notes observations."""
 
+    http: str
     http_port: int
     https_port: int
+    templates: Templates
     machines: Machines
 
 
@@ -359,7 +361,9 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time) ->
             stack.push_async_callback(runner.cleanup)
             await web.SockSite(runner, listener, ssl_context=secure, backlog=_BACKLOG).start()
         stack.callback(polls.end_all)
-        yield Serving(http_port=ports[0], https_port=ports[1], machines=machines)
+        yield Serving(
+            http=site.http, http_port=ports[0], https_port=ports[1], templates=site.templates, machines=machines
+        )
 
 
 def _site(settings: Settings, http_port: int, https_port: int, ca: str) -> Site:

@@ -70,10 +70,11 @@ def settings(folder: Path, **changes: Any) -> Settings:
 
 @dataclass
 class Service:
-    """One process; `log` is its standard error."""
+    """One process; `log` is its standard error, `prefix` the words before its command."""
 
     settings: Settings
     folder: Path
+    prefix: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     record: Record | None = None
 
@@ -87,6 +88,7 @@ class Service:
         with (self.folder / "boot.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self.prefix,
                     *("setpriv", "--pdeathsig", "KILL"),
                     *(sys.executable, "-m", "orchestrator.netboot", str(path)),
                 ],
