@@ -17,7 +17,7 @@ from orchestrator.lab.host import Cgroup, Process, run, socket_inside, spawn, wr
 from orchestrator.lab.node import BRIDGE
 from orchestrator.lab.values import Lab, Places
 
-__all__ = ["ensure", "ensure_proxy", "recorded_disks", "remove"]
+__all__ = ["ADDRESS6", "ensure", "ensure_proxy", "recorded_disks", "remove"]
 
 # Idempotent, so that it also mends what a killed `up` left half made. Forwarding is on so that a packet for the
 # outside is refused at once ("no route") instead of being lost in silence. The bridge has an address of its own: it
@@ -28,11 +28,15 @@ ip link set lo up
 ip link show dev "$1" >/dev/null 2>&1 || ip link add "$1" type bridge stp_state 0 forward_delay 0
 ip link set dev "$1" address "$3"
 ip address replace "$2" dev "$1"
+ip -6 address replace "$4" dev "$1" nodad 2>/dev/null || :
 ip link set "$1" up
 echo 1 > /proc/sys/net/ipv4/ip_forward
 """
 
 BRIDGE_MAC = "02:00:00:6c:61:62"  # locally administered
+
+# For a boot server that sends router advertisements: iPXE asks for one after DHCP, and waits 16 s if none comes.
+ADDRESS6 = "fd00:6c61:62::1/64"
 
 # What OpenSSH runs to reach a node. It joins a cgroup of the lab, so that `down` also ends connections that linger.
 CONNECT = """#!/bin/sh
@@ -56,17 +60,8 @@ def ensure(lab: Lab, places: Places, report: Callable[[str], None]) -> None:
         places.netns.touch(mode=0o600)
         run("unshare", f"--net={places.netns}", "true")
     prefix = ipaddress.IPv4Network(lab.cidr).prefixlen
-    run(
-        "nsenter",
-        f"--net={places.netns}",
-        "sh",
-        "-c",
-        NETWORK,
-        "network",
-        BRIDGE,
-        f"{lab.gateway}/{prefix}",
-        BRIDGE_MAC,
-    )
+    inside = ("nsenter", f"--net={places.netns}", "sh", "-c", NETWORK, "network")
+    run(*inside, BRIDGE, f"{lab.gateway}/{prefix}", BRIDGE_MAC, ADDRESS6)
     connections = Cgroup.of(lab.site, "connections")
     connections.make()
     write_whole(places.connect, CONNECT.format(procs=connections.path / "cgroup.procs", netns=places.netns))

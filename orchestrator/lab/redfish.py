@@ -405,6 +405,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(reply.status)
         for name, value in (("OData-Version", "4.0"), ("Cache-Control", "no-store"), *reply.headers.items()):
             self.send_header(name, value)
+        if self.close_connection:  # as sushy asks for; it must be told, or it uses the connection again (RFC 9112, 9.6)
+            self.send_header("Connection", "close")
         if reply.status == 401:
             self.send_header("WWW-Authenticate", 'Basic realm="lab"')
         if reply.status != 204:

@@ -151,6 +151,7 @@ def boot_network(lab: Lab) -> LabBoot:
         address=lab.gateway,
         interface=BRIDGE,
         cidr=lab.cidr,
+        address6=network.ADDRESS6,
         cgroup=Cgroup.of(lab.site, "boot").name,
     )
 

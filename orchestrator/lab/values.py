@@ -114,6 +114,7 @@ class LabBmc:
 class LabBoot:
     """Where machines of a lab look for a boot server: `address` on `interface` inside the network namespace `netns`.
 
+    The interface also has `address6` (with its prefix length), for router advertisements: iPXE waits 16 s for one.
     What joins the cgroup `cgroup` (a path below the root of the cgroup2 tree) ends with the lab; `enter` does both.
     """
 
@@ -121,6 +122,7 @@ class LabBoot:
     address: str
     interface: str
     cidr: str
+    address6: str
     cgroup: str
 
 

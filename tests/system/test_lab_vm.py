@@ -32,6 +32,7 @@ from orchestrator.lab import (
 )
 from orchestrator.lab.host import Cgroup
 from orchestrator.lab.machine import Machine
+from orchestrator.lab.network import BRIDGE_MAC
 from orchestrator.lab.values import Places
 
 SITE = f"labvmtest{os.environ.get('PYTEST_XDIST_WORKER', '')}"
@@ -193,6 +194,16 @@ def test_firmware_asks_the_labs_network_for_a_boot(rack: Rack):
     assert "Configuring (net0" in rack.console("b1")
     assert "Start PXE over IPv4" in rack.console("u1")
     assert "u1: switched on, boots from network first" in rack.console("u1")
+
+
+def test_the_boot_servers_interface_has_the_addresses_that_were_promised(rack: Rack):
+    """And a link address of its own: machines keep their gateway when another one loses its power."""
+    where = boot_network(rack.lab)
+    command = [*enter(rack.lab), "ip", "-br", "address", "show", "dev", where.interface]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert {f"{where.address}/24", where.address6} <= set(told)
+    link = subprocess.run([*enter(rack.lab), "ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
+    assert BRIDGE_MAC in link
 
 
 def test_machines_outlive_their_endpoint(rack: Rack):

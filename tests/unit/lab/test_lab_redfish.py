@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import socket
 import ssl
@@ -306,3 +307,18 @@ def test_a_body_that_is_too_large_is_not_read(endpoint: Endpoint):
         with secured.makefile("rb") as answer:
             assert b" 413 " in answer.readline()
             assert answer.read().endswith(b"}")
+
+
+def test_a_connection_serves_many_requests_and_ends_when_asked(endpoint: Endpoint):
+    """Whoever asks for the end is told that it comes, and does not use the connection again."""
+    context = ssl.create_default_context(cafile=str(endpoint.ca))
+    connection = http.client.HTTPSConnection(endpoint.url.removeprefix("https://"), context=context, timeout=10)
+    try:
+        for wanted, told in (("keep-alive", None), ("keep-alive", None), ("close", "close")):
+            headers = {"Connection": wanted, "Authorization": basic("lab", "secret")}
+            connection.request("POST", RESET, json.dumps({"ResetType": "On"}), headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert (answer.status, answer.getheader("Connection")) == (204, told)
+    finally:
+        connection.close()
