@@ -85,9 +85,11 @@ class Commits:
                 batch.append(self._queue.get_nowait())
             entries = [entry for entry in batch if entry is not None]
             open_ = len(entries) == len(batch)
-            for entry, error in zip(
-                entries, await loop.run_in_executor(self._thread, self._commit, entries), strict=True
-            ):
+            try:
+                errors = await loop.run_in_executor(self._thread, self._commit, entries)
+            except Exception as error:  # a bug of ours; without an answer everybody would wait for ever
+                errors = [error] * len(entries)
+            for entry, error in zip(entries, errors, strict=True):
                 _tell(entry.done, error)
 
     def _commit(self, entries: Sequence[_Entry]) -> list[Exception | None]:
