@@ -154,6 +154,8 @@ def _numbered(events: Sequence[Event], seq: int, nodes: Mapping[str, NodeState])
         data = event.data
         if event.kind == kinds.NODE_FORGOTTEN:
             known.pop(event.node, None)
+        elif event.kind != kinds.STEP_FINISHED:
+            pass  # the node of a machine's event is a name, not a record
         elif "node" in data and (not names_node(event) or data["node"] == known.get(event.node)):
             data = {key: value for key, value in data.items() if key != "node"}
         elif "node" in data:
