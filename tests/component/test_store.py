@@ -534,7 +534,7 @@ def refusal(action: Callable[[], object]) -> str:
 def test_store_of_a_newer_version_is_refused(store_url: str) -> None:
     with Store.open(store_url) as store, store._database.write() as connection:
         connection.exec_driver_sql("UPDATE meta SET value = '7'")
-    assert "was made by a newer Halligan (schema 7, this one knows 1)" in refusal(lambda: Store.open(store_url))
+    assert "was made by a newer Halligan (schema 7, this one knows 2)" in refusal(lambda: Store.open(store_url))
 
 
 def test_text_file_is_no_store(tmp_path: Path) -> None:

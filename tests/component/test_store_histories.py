@@ -9,7 +9,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.fingerprint import digest_of, fingerprint
-from orchestrator.model import Action, Connection, Event, Outcome, PlanNode, Process, Status, Step, StepId
+from orchestrator.identity import keys
+from orchestrator.lifecycle import RefusedError, Signal, move
+from orchestrator.model import (
+    Action,
+    Connection,
+    Event,
+    Identity,
+    Order,
+    Outcome,
+    PlanNode,
+    Process,
+    Status,
+    Step,
+    StepId,
+)
 from orchestrator.store import Run, RunStatus, Store, kinds
 from orchestrator.store.fold import State, fold, progress, snapshot_of
 
@@ -51,7 +65,32 @@ def outcomes(draw: st.DrawFn) -> Event:
 
 
 processes = st.builds(Process, batch=st.just("b1"), pid=st.integers(1, 9), start_time=times, folder=texts)
+machines = st.sampled_from(["m-1", "m-2", "m-3"])
+told = st.fixed_dictionaries(
+    {},
+    optional={
+        "identity": st.builds(
+            Identity, uuid=st.sampled_from(["", "u1"]), macs=st.lists(st.sampled_from("abc"), unique=True).map(tuple)
+        ),
+        "facts": st.sampled_from(["f1", "f2"]),
+        "order": st.none() | st.builds(Order, id=texts, task=st.just("install"), args=st.dictionaries(texts, texts)),
+        "host_keys": st.lists(texts, max_size=2).map(tuple),
+        "reason": texts,
+    },
+)
+moves = st.builds(
+    lambda machine, signal, node, changes: (machine, signal, {**changes, "node": node}),
+    machines,
+    st.sampled_from(Signal),
+    st.sampled_from(["n1", "n2"]),
+    told,
+)
+"""What somebody wants of a machine; whether its phase allows it is known when it is appended."""
+
 events = st.one_of(
+    st.builds(kinds.machine_progress, machines, at=times, step=texts, percent=times),
+    st.builds(kinds.machine_boot, machines | st.just(""), at=times, what=texts, mac=texts, detail=texts),
+    st.builds(kinds.machine_conflict, machines, at=times, others=st.lists(machines), reason=texts),
     outcomes(),
     outcomes(),
     st.builds(kinds.step_started, steps(), run=runs, at=times, batch=st.just("b1"), attempt=st.integers(1, 3)),
@@ -67,16 +106,20 @@ BEGUN = [kinds.run_started(Run(id=run, started=1.0)) for run in RUNS]
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(events, max_size=8), max_size=8))
+@given(st.lists(st.lists(events | moves, max_size=8), max_size=8))
 def test_what_is_stored_is_the_fold_of_the_events(new_url: Callable[[], str], portions: list[list[Event]]) -> None:
     with Store.open(new_url()) as store:
         state, happened = State(), []
-        for portion in [BEGUN, *portions]:
+        for wanted_ in [BEGUN, *portions]:
+            portion = _possible(state, wanted_)
             happened += portion
             revision = store.append(portion, fingerprints=PRINTS)
             state = fold(state, [replace(e, seq=len(happened) - len(portion) + n) for n, e in enumerate(portion, 1)])
             assert revision == state.revision
         assert store.snapshot() == snapshot_of(state, PRINTS)
+        for key in ("uuid:u1", "mac:a", "mac:b"):
+            wanted_machines = {m.id for m in state.machines.values() if key in keys(m.identity)}
+            assert {machine.id for machine in store.machines_like([key])} == wanted_machines
         assert {run.id: run for run in store.runs()} == state.runs
         for run in RUNS:
             wanted = progress(e for e in happened if e.run == run and (e.step or e.kind == kinds.BATCH_PROCESS))
@@ -85,6 +128,23 @@ def test_what_is_stored_is_the_fold_of_the_events(new_url: Callable[[], str], po
             replace(e, data=_without_node(e)) for e in happened
         ]
         assert store.check() == []
+
+
+def _possible(state: State, wanted: list[Event | tuple[str, Signal, dict[str, object]]]) -> list[Event]:
+    """Make events of the moves that a machine's phase allows, and leave the others out."""
+    portion: list[Event] = []
+    for item in wanted:
+        if isinstance(item, Event):
+            portion.append(item)
+        else:
+            machine, signal, changes = item
+            try:
+                before = fold(state, [replace(event, seq=1) for event in portion]).machines.get(machine)
+                made = move(before, signal, machine=machine, **changes)
+            except RefusedError:
+                continue
+            portion.append(kinds.machine_moved(made, at=1.0))
+    return portion
 
 
 def _without_node(event: Event) -> dict[str, object]:

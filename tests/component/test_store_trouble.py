@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
+from orchestrator import lifecycle
 from orchestrator.errors import StoreError
-from orchestrator.model import Action, Event, Outcome, Status, Step, StepId
+from orchestrator.model import Action, Event, Identity, Outcome, Status, Step, StepId
 from orchestrator.store import StepLog, Store, kinds, schema
 
 KILLS = 20
@@ -275,6 +276,34 @@ def test_failed_upgrade_keeps_what_was_reached(old_url: str, monkeypatch: pytest
         assert tables == {"nodes"}
 
 
+def _layout(store: Store) -> dict[str, set[str]]:
+    """Return table -> its columns and indexes."""
+    with store._database.read() as connection:
+        inspected = sqlalchemy.inspect(connection)
+        return {
+            table: {column["name"] for column in inspected.get_columns(table)}
+            | {str(index["name"]) for index in inspected.get_indexes(table)}
+            for table in inspected.get_table_names()
+        }
+
+
+def test_a_store_of_version_1_becomes_like_a_new_one(old_url: str) -> None:
+    """Version 2 added what is known of machines."""
+    with Store.open(old_url) as store:
+        wanted = _layout(store)
+        with store._database.write() as connection:
+            for table in ("machines", "machine_keys", "facts"):
+                connection.exec_driver_sql(f"DROP TABLE {table}")
+            connection.exec_driver_sql("UPDATE meta SET value = '1' WHERE name = 'schema_version'")
+    with Store.open(old_url, create=False) as store:
+        assert _layout(store) == wanted
+        assert version(store) == "2"
+        move = lifecycle.move(None, lifecycle.Signal.FACTS, machine="m-1", facts="f", identity=Identity(macs=("aa",)))
+        store.append([kinds.machine_moved(move, at=1.0)], facts={"f": b"{}"})
+        assert [machine.id for machine in store.machines_like(["mac:aa"])] == ["m-1"]
+        assert store.check() == []
+
+
 def _upgrade(url: str, ready: Barrier) -> None:
     schema.UPGRADES = tuple(
         lambda connection, n=n: connection.exec_driver_sql(f"ALTER TABLE nodes ADD COLUMN c{n} TEXT") for n in range(10)
@@ -291,5 +320,5 @@ def test_several_processes_upgrade_at_once(old_url: str, processes: ForkServerCo
     for upgrader in upgraders:
         upgrader.join()
     assert [upgrader.exitcode for upgrader in upgraders] == [0] * 4
-    with pytest.raises(StoreError, match=r"made by a newer Halligan \(schema 11, this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"made by a newer Halligan \(schema 11, this one knows 2\)"):
         Store.open(old_url)
