@@ -87,8 +87,8 @@ class Commits:
             open_ = len(entries) == len(batch)
             try:
                 errors = await loop.run_in_executor(self._thread, self._commit, entries)
-            except Exception as error:  # a bug of ours; without an answer everybody would wait for ever
-                errors = [error] * len(entries)
+            except Exception as bug:  # ours; without an answer everybody would wait for ever
+                errors = [bug] * len(entries)
             for entry, error in zip(entries, errors, strict=True):
                 _tell(entry.done, error)
 

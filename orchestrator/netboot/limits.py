@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-__all__ = ["LogLimit", "Once", "Rate", "Turns"]
+__all__ = ["LogLimit", "Once", "Rate", "Rates", "Turns"]
 
 
 class Rate:
@@ -26,6 +26,22 @@ class Rate:
             return False
         self._times.append(now)
         return True
+
+
+class Rates:
+    """A Rate per key. Forgets the keys that were asked about longest ago."""
+
+    def __init__(self, most: int, seconds: float, clock: Callable[[], float], *, keys: int = 20_000) -> None:
+        self._arguments = (most, seconds, clock)
+        self._keys = keys
+        self._rates: dict[str, Rate] = {}
+
+    def allow(self, key: str) -> bool:
+        rate = self._rates.pop(key, None) or Rate(*self._arguments)
+        self._rates[key] = rate
+        if len(self._rates) > self._keys:
+            del self._rates[next(iter(self._rates))]
+        return rate.allow()
 
 
 class Once:

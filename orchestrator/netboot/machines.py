@@ -25,7 +25,7 @@ from orchestrator.identity import CONFLICT, SAME, Recognition
 from orchestrator.lifecycle import Move, RefusedError, Signal, move
 from orchestrator.model import Event, Failure, Identity, Json, MachineState, Order, Phase
 from orchestrator.netboot.commits import Commits, StaleError
-from orchestrator.netboot.limits import Once, Rate, Turns
+from orchestrator.netboot.limits import Once, Rate, Rates, Turns
 from orchestrator.netboot.polls import Polls
 from orchestrator.netboot.settings import Settings
 from orchestrator.netboot.tokens import Claim, Tokens, credential_hash, new_credential, shows
@@ -96,8 +96,11 @@ class Machines:
         self._clock = clock
         self._turns = Turns()
         self._new = Rate(settings.new_per_minute, 60, clock)
+        self._strangers = Rate(600, 60, clock)  # events of machines that are not on record
         self._often = Once(1, clock)
         self._conflicts = Once(10, clock)
+        self._conflict_rate = Rate(300, 60, clock)
+        self._facts_rate = Rates(20, 600, clock)
         self._progress: dict[str, Progress] = {}
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="read")
 
@@ -139,7 +142,7 @@ class Machines:
         moved = self._boot_move(identity, found, decision)
         machine = moved.machine if moved else state.id if state else ""
         events = [kinds.machine_moved(moved, at=now, by=by)] if moved else []
-        if self._often.allow(f"script {machine or request.mac}"):
+        if self._often.allow(f"script {machine or request.mac}") and (machine or self._strangers.allow()):
             detail = f"{decision.answer}: {decision.reason}"
             node = state.node if state else ""
             events.append(
@@ -236,7 +239,7 @@ class Machines:
         reason = "; ".join(found.reasons)
         own = identities.new_id(identity)
         first, *others = [*found.others, own]
-        if self._conflicts.allow(f"{own} {first}"):
+        if self._conflicts.allow(f"{own} {first}") and self._conflict_rate.allow():
             state = await self._read(self._store.machine, first)
             node = state.node if state else ""
             said = f"{by} ({', '.join(identities.keys(identity))}): {reason}"
@@ -282,7 +285,7 @@ class Machines:
         reason = f"another machine's facts: {state.id} at {by} sent those of {who}"
         keys = identities.keys(identity)
         others = sorted({known.id for known in await self._read(self._store.machines_like, keys)} - {state.id})
-        if self._conflicts.allow(f"facts {state.id}"):
+        if self._conflicts.allow(f"facts {state.id}") and self._conflict_rate.allow():
             event = kinds.machine_conflict(
                 state.id,
                 at=self._clock(),
@@ -306,6 +309,8 @@ class Machines:
         except RefusedError as error:
             raise DeniedError(409, error.summary, hint=error.hint) from None
         if state is None or (state.phase, state.facts, state.level) != (moved.after, digest, level):
+            if not self._facts_rate.allow(machine):
+                raise DeniedError(429, f"machine {machine} tells new facts all the time", retry_s=300)
             event = kinds.machine_moved(moved, at=self._clock(), by=by)
             await self._commits.append([event], facts={digest: document})
         return machine

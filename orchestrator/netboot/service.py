@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from orchestrator.boot import (
@@ -39,6 +40,7 @@ from orchestrator.images import discovery
 from orchestrator.model import Json
 from orchestrator.netboot import tls
 from orchestrator.netboot.commits import Commits
+from orchestrator.netboot.limits import Once
 from orchestrator.netboot.machines import POLL_S, DeniedError, Machines
 from orchestrator.netboot.polls import Polls
 from orchestrator.netboot.settings import Settings
@@ -49,11 +51,13 @@ from orchestrator.store.store import Store
 __all__ = ["BootService", "read_templates", "serving"]
 
 _LOG = logging.getLogger("halligan.boot")
+_HTTP_LOG = logging.getLogger("halligan.boot.http")
 _BACKLOG = 4096
 _IDLE_S = 75.0  # of a connection without a whole request: slow headers, or keep-alive
 _BODY_S = 60.0
 _MOST_BODY = 64 * 1024
 _MOST_RESULT = 512 * 1024  # its log has 64 KiB, which JSON may write as six bytes per character
+_MOST_ADDRESSES = 20_000
 _RENEW_S = 12 * 3600.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,200}")
 
@@ -79,6 +83,8 @@ class BootService:
         self._machines = machines
         self._polls = polls
         self._store = store
+        self._macs: dict[str, str] = {}  # address -> MAC of who asked for its script from there last
+        self._fetched = Once(60, time.monotonic)
 
     def plain(self) -> web.Application:
         app = self._app()
@@ -98,6 +104,7 @@ class BootService:
     def _app(self) -> web.Application:
         """What both have. An ironic-python-agent does not know our authority, so it may come without TLS."""
         app = web.Application(middlewares=[_errors])
+        app.on_response_prepare.append(_nameless)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/files/{folder}/{name}", self._file)
         app.router.add_post("/v1/inspect", self._inspect)
@@ -110,6 +117,7 @@ class BootService:
             return web.Response(text=start(self._site.boot, self._site.templates))
         asked = Request.parse(request.query)
         decision = await self._machines.boot(asked, _by(request))
+        self._remember(_by(request), asked.mac)
         _LOG.info("script for %s at %s: %s, %s", asked.mac, _by(request), decision.answer, decision.reason)
         return web.Response(text=script(decision, self._site.boot, self._site.templates))
 
@@ -119,6 +127,8 @@ class BootService:
         if image is None:
             raise DeniedError(404, "this site has no discovery image", hint="`halligan image build discovery` makes it")
         token, mode = await self._machines.token(asked)
+        self._remember(_by(request), asked.mac)
+        await self._fetches(_by(request), "site.cpio")
         files = site_files(
             server=self._site.server,
             files=self._site.http,
@@ -136,7 +146,24 @@ class BootService:
         path = self._path(request.match_info["folder"], request.match_info["name"])
         if path is None or not path.is_file():
             raise DeniedError(404, f"there is no {request.path[:200]} here")
+        if request.method == "GET":
+            await self._fetches(_by(request), path.name)
         return web.FileResponse(path, chunk_size=1 << 20)
+
+    def _remember(self, address: str, mac: str) -> None:
+        self._macs.pop(address, None)
+        self._macs[address] = mac
+        if len(self._macs) > _MOST_ADDRESSES:
+            del self._macs[next(iter(self._macs))]
+
+    async def _fetches(self, address: str, name: str) -> None:
+        """Note that a machine fetches a file, whole or in parts: one line of its trace. It gets the file anyway."""
+        mac = self._macs.get(address, "")
+        if mac and self._fetched.allow(f"{mac} {name}"):
+            try:
+                await self._machines.seen([(mac, "file", f"{name} to {address}")])
+            except HalliganError as error:
+                _LOG.error("cannot note that %s fetches %s: %s", mac, name, error.summary)
 
     def _path(self, folder: str, name: str) -> Path | None:
         """Return where a file is: a few names we know, or a plain file of the folder of images."""
@@ -211,6 +238,25 @@ class BootService:
         return machine, credential
 
 
+class _Strangers(logging.Filter):
+    """What is wrong with a stranger's request, or that he hung up, is one line and no trace: it is no bug of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError | ConnectionError | web.RequestPayloadError):
+            said = " ".join(str(error).split())[:200]
+            record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}: {said}", ()
+            record.exc_info, record.levelno, record.levelname = None, logging.INFO, "INFO"
+        return True
+
+
+_HTTP_LOG.addFilter(_Strangers())
+
+
+async def _nameless(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "halligan"  # versions are nobody's business
+
+
 # --- requests and answers -----------------------------------------------------------------------------------------
 
 
@@ -223,6 +269,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _refusal(request, error)
     except web.HTTPException as error:
         return error if error.status < 400 else _problem(error.status, f"{request.path[:200]}: {error.reason}")
+    except (web.RequestPayloadError, HttpProcessingError):
+        return _problem(400, "the body is cut off, or not encoded as its header says")
     except TimeoutError:
         return _problem(408, "the request did not come in time")
     except (ConnectionError, asyncio.CancelledError):
@@ -247,7 +295,7 @@ def _problem(status: int, error: str, hint: str = "", retry: int = 0) -> web.Res
     response = _json({"error": error, "hint": hint}, status)
     if retry:
         response.headers["Retry-After"] = str(retry)
-    if status in (408, 413):
+    if status in (400, 408, 413):
         response.force_close()  # the rest of the body is not read
     return response
 
@@ -356,7 +404,9 @@ async def serving(settings: Settings, clock: Callable[[], float] = time.time) ->
         for task in tasks:
             stack.push_async_callback(_stopped, asyncio.create_task(task))
         for app, listener, secure in ((service.plain(), http, None), (service.secure(), https, context)):
-            runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE_S, shutdown_timeout=5)
+            runner = web.AppRunner(
+                app, access_log=None, logger=_HTTP_LOG, keepalive_timeout=_IDLE_S, shutdown_timeout=5
+            )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.SockSite(runner, listener, ssl_context=secure, backlog=_BACKLOG).start()

@@ -119,6 +119,13 @@ class Service:
         self.start()
 
     @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the process has used (proc(5), stat fields 14 and 15)."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def http(self) -> str:
         assert self.record is not None
         return f"http://{self.record.address}:{self.record.http_port}"
