@@ -301,7 +301,6 @@ class _Session(simplesession.Session):  # type: ignore[misc]
         super()._initsession()
         if silent_for is not None:
             self.timeout = silent_for  # a new login is another try, not a new patience
-        self.remseqnumber = 0  # a new session counts anew; pyghmi would drop its packets as old ones
 
     def _got_rmcp_response(self, data: bytearray) -> Any:
         # A BMC may choose another authentication than the one proposed; pyghmi takes it for granted that none does.

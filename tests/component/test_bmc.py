@@ -655,21 +655,41 @@ def test_a_controller_that_is_forgotten_makes_no_calls_while_garbage_is_collecte
         assert len(world.service.requests) == asked
 
 
+def test_proxies_are_for_the_internet_and_not_for_bmcs(ca: Authority, monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with redfish(ca) as world:
+        controller = world.connect()
+        assert controller.power() is Power.OFF
+        controller.close()
+
+
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "why"),
     [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<html>hi!",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/redfish/v1/\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 302 Found\r\nLocation: /redfish/v1/\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b" " * (9 << 20),
-        b"SSH-2.0-OpenSSH_9.2\r\n",
-        b"",
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<html>hi!", "makes no sense"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "makes no sense"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "makes no sense"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/redfish/v1/\r\nContent-Length: 0\r\n\r\n",
+            "points to another server",
+        ),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: /redfish/v1/\r\nContent-Length: 0\r\n\r\n",
+            "sends us in circles",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + b" " * (9 << 20),
+            "longer than 8 MiB",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the connection broke"),
+        (b"", "the connection broke"),
     ],
     ids=["html", "list", "empty", "elsewhere", "circle", "endless", "ssh", "nothing"],
 )
-def test_whoever_talks_nonsense_gets_a_clear_error(answer: bytes):
+def test_whoever_talks_nonsense_gets_a_clear_error(answer: bytes, why: str):
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -684,7 +704,7 @@ def test_whoever_talks_nonsense_gets_a_clear_error(answer: bytes):
         thread.start()
         bmc = Bmc(driver="redfish", address=f"http://127.0.0.1:{listener.getsockname()[1]}")
         controller = connect(bmc, Credential(USER, PASSWORD), node="kvm-1", firmware="uefi", timeout_s=LONG)
-        with pytest.raises(BmcError) as caught:
+        with pytest.raises(BmcError, match=why) as caught:
             controller.power()
         assert caught.value.kind in (Kind.REFUSED, Kind.UNREACHABLE)
         controller.close()
