@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -782,6 +784,74 @@ def test_a_bmc_that_knows_no_timer_of_boot_flags_takes_them_all_the_same():
     with ipmi(knows_timer=False) as world:
         world.connect().boot_once(Device.DISK)
         assert world.boot() == "disk"
+
+
+_CHASSIS = """#!/bin/sh
+# What ipmi_sim calls: `get power`, `set power 1`, `set boot pxe`, `set shutdown 1`.
+cd {folder} || exit 1
+case "$1 $2" in
+    "get power") echo "power:$(cat power)" ;;
+    "get boot") echo "boot:$(cat boot)" ;;
+    "set power") echo "$3" > power; echo "power $3" >> log ;;
+    "set boot") echo "$3" > boot; echo "boot $3" >> log ;;
+    "set shutdown") echo 0 > power; echo shutdown >> log ;;
+esac
+"""
+_LAN = """name "bmc"
+set_working_mc 0x20
+  startlan 1
+    addr 127.0.0.1 {port}
+    priv_limit admin
+    allowed_auths_operator none md5
+    guid 32333833584f38c80454104d42004444
+  endlan
+  chassis_control "{folder}/chassis"
+  user 2 true "{user}" "secret" operator 10 none md5
+"""
+
+
+def test_openipmis_simulator_is_switched_like_any_other(tmp_path: Path):
+    """An implementation that is not pyghmi's, with a user who is no more than operator."""
+    program = shutil.which("ipmi_sim")
+    if program is None:
+        pytest.skip("ipmi_sim is not installed (apt install openipmi)")
+    port = ipmi_server.free_port()
+    tmp_path.joinpath("chassis").write_text(_CHASSIS.format(folder=tmp_path))
+    tmp_path.joinpath("chassis").chmod(0o755)
+    tmp_path.joinpath("power").write_text("0\n")
+    tmp_path.joinpath("lan.conf").write_text(_LAN.format(folder=tmp_path, port=port, user=USER))
+    tmp_path.joinpath("sim.emu").write_text(
+        "mc_setbmc 0x20\nmc_add 0x20 0 no-device-sdrs 0x23 9 8 0x9f 0x1291 0xf02\nmc_enable 0x20\n"
+    )
+    command = [program, "-c", "lan.conf", "-f", "sim.emu", "-s", str(tmp_path), "-n"]
+    with (
+        tmp_path.joinpath("out").open("wb") as out,
+        subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process,
+    ):
+        try:
+            bmc = Bmc(driver="ipmi", address=f"127.0.0.1:{port}")
+            controller = connect(bmc, Credential(USER, "secret"), node="n", firmware="uefi", timeout_s=LONG)
+            until(lambda: answers(controller))
+            assert controller.power() is Power.OFF
+            controller.set_power(Change.ON)
+            controller.boot_once(Device.NETWORK)
+            controller.set_power(Change.CYCLE)
+            controller.set_power(Change.SOFT_OFF)
+            assert controller.power() is Power.OFF
+            log = tmp_path.joinpath("log").read_text().splitlines()
+            assert log == ["power 1", "boot pxe", "power 0", "boot pxe", "power 1", "shutdown"]
+            for user, password in ((USER, "wr0ng"), ("nobody", "secret")):
+                other = connect(bmc, Credential(user, password), node="n", firmware="uefi", timeout_s=LONG)
+                failure(Kind.DENIED, other.power)
+        finally:
+            process.kill()
+
+
+def answers(controller: Controller) -> bool:
+    with contextlib.suppress(BmcError):
+        controller.power()
+        return True
+    return False
 
 
 def test_ipmi_knows_no_http_boot():

@@ -21,7 +21,7 @@ from pyghmi.ipmi.bmc import Bmc
 from pyghmi.ipmi.private import constants, serversession
 from pyghmi.ipmi.private import session as ipmisession
 
-__all__ = ["IpmiMachine", "serving"]
+__all__ = ["IpmiMachine", "free_port", "serving"]
 
 _loop_lock = threading.Lock()
 _loop: threading.Thread | None = None
@@ -176,7 +176,8 @@ def _fru(machine: IpmiMachine) -> bytes:
     return header + bytes([-sum(header) & 0xFF]) + area
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a UDP port of 127.0.0.1 that nobody has."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -200,7 +201,7 @@ def _ensure_loop() -> None:
 @contextlib.contextmanager
 def serving(machine: IpmiMachine) -> Iterator[IpmiMachine]:
     """Serve a machine on a free UDP port of 127.0.0.1; its `address` is set."""
-    server = _Server(machine, _free_port())
+    server = _Server(machine, free_port())
     _ensure_loop()
     try:
         yield machine
