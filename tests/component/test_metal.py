@@ -35,7 +35,7 @@ from orchestrator.model import (
 from orchestrator.store import Store, kinds
 
 LIMIT_S = 60.0
-QUICK = Patience(boot_s=20, facts_s=5, pickup_s=0.6, silent_s=0.6, login_s=20, look_s=0.02)
+QUICK = Patience(boot_s=20, facts_s=5, pickup_s=0.6, silent_s=0.6, watch_s=0.2, login_s=20, look_s=0.02)
 
 
 class Orders:

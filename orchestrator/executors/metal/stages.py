@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from orchestrator import facts, matching
-from orchestrator.bmc import Change, Controller, Device, Power
+from orchestrator.bmc import BmcError, Change, Controller, Device, Power
 from orchestrator.errors import HalliganError, Problem
 from orchestrator.executors.carry.session import UnreachableError
 from orchestrator.executors.metal.ledger import Ledger, SilentError
@@ -35,6 +35,7 @@ class Patience:
     facts_s: float = 300.0  # from the first facts to the full ones
     pickup_s: float = 120.0  # from an order to the first progress
     silent_s: float = 300.0  # between two signs of progress
+    watch_s: float = 20.0  # without a sign, before its BMC is asked whether it is on at all
     login_s: float = 900.0  # from the restart to a login
     look_s: float = 2.0  # between two tries to log in
 
@@ -321,10 +322,26 @@ async def _followed(work: Work, state: MachineState) -> MachineState:
         now = work.must()
         return now if now.phase is not Phase.INSTALLING else None
 
-    now = await work.ledger.until(begun, silent_s=work.patience.pickup_s, machine=state.id)
+    now = await _heard(work, state, begun, work.patience.pickup_s)
     if now.phase is not Phase.INSTALLING:
         return now
-    return await work.ledger.until(over, silent_s=work.patience.silent_s, machine=state.id)
+    return await _heard(work, state, over, work.patience.silent_s)
+
+
+async def _heard(
+    work: Work, state: MachineState, look: Callable[[], MachineState | None], silent_s: float
+) -> MachineState:
+    """Wait for something of a machine; raise SilentError when it is silent too long, or at once when it is off."""
+    left = silent_s
+    while True:
+        step = min(left, work.patience.watch_s) if work.wanted.bmc else left
+        heard = work.ledger.heard(state.id)
+        try:
+            return await work.ledger.until(look, silent_s=step, machine=state.id)
+        except SilentError:
+            left = silent_s - step if work.ledger.heard(state.id) > heard else left - step
+            if left <= 0 or await work.around.bmc(work.wanted, lambda bmc: bmc.power()) is Power.OFF:
+                raise
 
 
 async def _silent(work: Work, state: MachineState, *, last: bool) -> None:
@@ -358,6 +375,7 @@ async def ready(work: Work) -> None:
         return
     work.around.trust(work.wanted.host, state.host_keys)
     if state.phase is Phase.INSTALLED:
+        await _disk_next(work)
         order = Order(id=secrets.token_hex(8), task="reboot")
         state = await work.move(state, Signal.RESTART, order=order)
     cycled = False
@@ -374,6 +392,16 @@ async def ready(work: Work) -> None:
         cycled = True
         await start_from_disk(work)
     await work.move(work.must(), Signal.LOGIN)
+
+
+async def _disk_next(work: Work) -> None:
+    """Spare the machine the network on its way to its disk; where that cannot be, its boot answer sends it there."""
+    if work.wanted.bmc is None:
+        return
+    try:
+        await work.around.bmc(work.wanted, lambda bmc: bmc.boot_once(Device.DISK))
+    except BmcError as error:
+        work.say(str(error))
 
 
 async def _logged_in(work: Work) -> None:
