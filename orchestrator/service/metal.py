@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import files, lifecycle
-from orchestrator.errors import HalliganError, closest
+from orchestrator.errors import HalliganError, Problem, ProblemsError, closest
 from orchestrator.lifecycle import Signal
 from orchestrator.model import (
     METAL,
@@ -87,6 +87,23 @@ class Machines:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+
+    def check_power(self, spec: Spec) -> None:
+        """Raise ProblemsError for addresses of BMCs that their drivers cannot use."""
+        found = [node for node in spec.nodes.values() if node.bmc]
+        if not found:
+            return
+        from orchestrator import bmc
+
+        problems = []
+        for node in found:
+            try:
+                assert node.bmc is not None
+                bmc.check(node.bmc, node=node.name)
+            except HalliganError as error:
+                problems.append(Problem(code="bmc.address", summary=error.summary, where=node.where, hint=error.hint))
+        if problems:
+            raise ProblemsError(problems)
 
     # --- looking --------------------------------------------------------------------------------------------------
 

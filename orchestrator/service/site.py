@@ -154,7 +154,8 @@ class Site:
                 problems.append(error)
         if problems:
             raise ProblemsError([problem for error in problems for problem in error.problems])
-        resolved = topology.resolve(found[0], found[1])  # type: ignore[arg-type]  # in the order above
+        self.machines.check_power(found[0])  # type: ignore[arg-type]  # in the order above
+        resolved = topology.resolve(found[0], found[1])  # type: ignore[arg-type]
         self.warnings = resolved.problems
         return resolved
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -178,6 +179,19 @@ def test_without_a_bmc_a_person_switches_it_on(go, room):
     assert "by hand" in told.log
     room["kvm-1"].come_up()
     assert go("discover", "kvm-1", bmc={})["kvm-1"].status.good
+
+
+def test_a_person_as_driver_is_told_what_to_do(go):
+    told = go("power", "kvm-1", bmc={"driver": "manual", "address": "ask Ada"})["kvm-1"]
+    assert told.status is Status.OK
+    assert "by hand" in told.log
+
+
+def test_a_bmc_that_swaps_the_bytes_of_a_uuid_is_the_same_machine(go, room):
+    up_to(go, "install", "kvm-1")
+    swapped = str(uuid.UUID(bytes=uuid.UUID(room["kvm-1"].uuid).bytes_le))
+    room["kvm-1"].bmc.identity = replace(room["kvm-1"].bmc.identity, uuid=swapped)
+    assert go("power", "kvm-1")["kvm-1"].status is Status.OK
 
 
 def test_a_rule_waits_for_such_a_machine_and_takes_each_once(go, room):

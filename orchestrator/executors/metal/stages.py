@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+from uuid import UUID
 
 from orchestrator import facts, matching
 from orchestrator.bmc import BmcError, Change, Controller, Device, Power
@@ -143,12 +144,18 @@ async def start_from_network(work: Work, now: Power | None = None) -> None:
 async def _same_machine(work: Work, state: MachineState) -> None:
     """Compare what the BMC says of its machine with what the machine said itself."""
     told = await work.around.bmc(work.wanted, lambda bmc: bmc.identity())
-    if told.uuid and state.identity.uuid and told.uuid.lower() != state.identity.uuid:
+    known = state.identity.uuid
+    if told.uuid and known and known not in (told.uuid.lower(), _swapped(told.uuid)):
         raise StageError(
             f"its BMC manages a machine with the UUID {told.uuid}, but {work.wanted.node} is {state.id} with the UUID "
-            f"{state.identity.uuid}: the spec has the wrong BMC address, or the wrong MAC address or serial number",
+            f"{known}: the spec has the wrong BMC address, or the wrong MAC address or serial number",
             kind=Failure.IDENTITY,
         )
+
+
+def _swapped(uuid: str) -> str:
+    """Return a UUID as IPMI shows it, whose first three fields may come in the other byte order (IPMI 2.0, 20.8)."""
+    return str(UUID(bytes=UUID(uuid).bytes_le))
 
 
 # --- discover -----------------------------------------------------------------------------------------------------
