@@ -103,6 +103,8 @@ class Machine:
             order = state.order if state else None
             if order and order.id not in {given.id for given in self.orders}:
                 self.orders.append(order)
+                if order.task == "reboot":
+                    return  # the agent is gone with the discovery image
                 try:
                     self._obey(order)
                 except RefusedError:
