@@ -27,6 +27,7 @@ import secrets
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
@@ -46,6 +48,7 @@ FACTS_LIMIT = 1024 * 1024  # bytes; the server refuses more
 DAY = 86400.0
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 # --- the machine as collectors see it -------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ class Console:
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.write(line)
                 sys.stdout.flush()
-            if self._device is None or sys.stdout.isatty():
+            if self._device is None or _on_console():
                 return
             with contextlib.suppress(OSError):  # a machine without a console works as well
                 handle = os.open(self._device, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
@@ -177,6 +180,15 @@ class Console:
                     os.write(handle, line.replace("\n", "\r\n").encode())
                 finally:
                     os.close(handle)
+
+
+def _on_console() -> bool:
+    """Return whether what we print reaches the console anyway: stdout is a terminal, or the kernel's log (1, 11)."""
+    try:
+        at = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return False
+    return sys.stdout.isatty() or (stat.S_ISCHR(at.st_mode) and at.st_rdev == os.makedev(1, 11))
 
 
 # --- words of firmware ----------------------------------------------------------------------------------------------
@@ -246,7 +258,7 @@ def clean_uuid(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
         return ""
     digits = text.replace("-", "")
-    return "" if len(set(digits)) == 1 or text in _BOGUS_UUIDS else text
+    return "" if len(set(digits)) == 1 or digits.endswith("0" * 16) or text in _BOGUS_UUIDS else text
 
 
 def clean_mac(text: str) -> str:
@@ -582,6 +594,370 @@ def identity(facts: Json) -> Json:
     return {"uuid": vendor["uuid"], "serials": vendor["serials"], "macs": sorted(mac for mac in macs if clean_mac(mac))}
 
 
+# --- full facts: what the well-known tools say ----------------------------------------------------------------------
+
+
+class Tools:
+    """Runs the tools, and notes what does not work: a tool that is missing or fails costs some facts, nothing else."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.notes: list[str] = []
+
+    def run(self, *argv: str, limit: float = 20.0) -> str:
+        """Return what a tool prints; empty, with a note, if it fails."""
+        ran = self.machine.run(*argv, limit=limit)
+        if ran.ok:
+            return ran.out
+        self.notes.append(f"{argv[0]}: {'not installed' if ran.code == 127 else ran.said}"[:300])
+        return ""
+
+    def attempt(self, name: str, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns, or None with a note: no firmware's odd text may end the agent."""
+        try:
+            return read()
+        except Exception as error:
+            self.notes.append(f"{name}: cannot be read ({type(error).__name__}: {error})"[:300])
+            return None
+
+
+DmiTable = tuple[int, dict[str, str]]
+
+
+def dmi_tables(text: str) -> list[DmiTable]:
+    """Return the tables of dmidecode's output as (type, fields); lists within a field (flags) are left out."""
+    tables: list[DmiTable] = []
+    for line in text.splitlines():
+        if begun := re.match(r"Handle 0x[0-9A-Fa-f]+, DMI type (\d+)", line):
+            tables.append((int(begun[1]), {}))
+        elif tables and (found := re.match(r"\t([^\t:][^:]*):\s*(.*)", line)):
+            tables[-1][1].setdefault(found[1], found[2].strip())
+    return tables
+
+
+_UNITS = {"kb": 1 / 1024, "mb": 1, "gb": 1024, "tb": 1024 * 1024}
+
+
+def dmi_dimms(tables: Sequence[DmiTable]) -> list[Json]:
+    """Return the memory modules (SMBIOS type 17); empty slots and the firmware's flash chip are none."""
+    found = []
+    for kind, fields in tables:
+        size = re.fullmatch(r"(\d+) ([kMGT]i?B)", fields.get("Size", ""))
+        if kind != 17 or size is None or "flash" in fields.get("Type", "").lower():
+            continue
+        speed = re.match(r"\d+", fields.get("Configured Memory Speed", "") or "") or re.match(
+            r"\d+", fields.get("Configured Clock Speed", "") or fields.get("Speed", "")
+        )
+        found.append(
+            {
+                "locator": fields.get("Locator", ""),
+                "size_mb": int(int(size[1]) * _UNITS[size[2].lower().replace("i", "")]),
+                "type": clean(fields.get("Type", "")),
+                "speed_mts": int(speed[0]) if speed else None,
+                "manufacturer": clean(fields.get("Manufacturer", "")),
+                "part_number": clean(fields.get("Part Number", "")),
+                "serial_number": clean(fields.get("Serial Number", "")),
+            }
+        )
+    return found
+
+
+def dmi_vendor(tables: Sequence[DmiTable]) -> Json:
+    """Return what tables 0 to 3 (firmware, system, board, chassis) say, in the shape of `vendor_facts`."""
+    first: dict[int, dict[str, str]] = {}
+    for kind, fields in tables:
+        first.setdefault(kind, {key: clean(value) for key, value in fields.items()})
+    bios, system = first.get(0, {}), first.get(1, {})
+    serials = [first.get(kind, {}).get("Serial Number", "") for kind in (1, 2, 3)]
+    return {
+        "product_name": system.get("Product Name", ""),
+        "serial_number": system.get("Serial Number", ""),
+        "manufacturer": system.get("Manufacturer", ""),
+        "uuid": clean_uuid(system.get("UUID", "")),
+        "firmware": {
+            "vendor": bios.get("Vendor", ""),
+            "version": bios.get("Version", ""),
+            "build_date": bios.get("Release Date", ""),
+        },
+        "serials": list(dict.fromkeys(each for each in serials if each)),
+    }
+
+
+def filled(first: Json, second: Json) -> Json:
+    """Return `first` with its empty values taken from `second`, level by level."""
+    merged = dict(first)
+    for key, value in second.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = filled(merged[key], value)
+        elif not merged.get(key):
+            merged[key] = value
+    return merged
+
+
+def lshw_nodes(text: str) -> list[Json]:
+    """Return all nodes of `lshw -json`, whose tree stands alone or in a list, by version."""
+    found: Any = json.loads(text) if text.strip() else []
+    waiting = list(found) if isinstance(found, list) else [found]
+    nodes: list[Json] = []
+    while waiting:
+        node = waiting.pop(0)
+        nodes.append(node)
+        waiting += node.get("children", [])
+    return nodes
+
+
+def lshw_dimms(nodes: Sequence[Json]) -> list[Json]:
+    """Return the memory modules that lshw knows, for machines where dmidecode says nothing."""
+    return [
+        {
+            "locator": node.get("slot", ""),
+            "size_mb": int(node["size"]) >> 20,
+            "type": next(iter(re.findall(r"\b(?:LP)?DDR\d?\b", node.get("description", ""))), ""),
+            "speed_mts": int(node["clock"]) // 1_000_000 if node.get("clock") else None,
+            "manufacturer": clean(node.get("vendor", "")),
+            "part_number": clean(node.get("product", "")),
+            "serial_number": clean(node.get("serial", "")),
+        }
+        for node in nodes
+        if node.get("id", "").startswith("bank") and node.get("class") == "memory" and node.get("size")
+    ]
+
+
+def lshw_vendor(nodes: Sequence[Json]) -> Json:
+    """Return the system's names as lshw has them, for boards without SMBIOS."""
+    top = next((node for node in nodes if node.get("class") == "system"), {})
+    firmware = next((node for node in nodes if node.get("id") == "firmware"), {})
+    return {
+        "product_name": re.sub(r"\s*\([^)]*\)$", "", clean(top.get("product", ""))),
+        "serial_number": clean(top.get("serial", "")),
+        "manufacturer": clean(top.get("vendor", "")),
+        "uuid": clean_uuid(str(top.get("configuration", {}).get("uuid", ""))),
+        "firmware": {
+            "vendor": clean(firmware.get("vendor", "")),
+            "version": clean(firmware.get("version", "")),
+            "build_date": clean(firmware.get("date", "")),
+        },
+    }
+
+
+def lshw_disks(nodes: Sequence[Json]) -> dict[str, Json]:
+    """Map device names to the model, vendor and serial that lshw knows."""
+    found: dict[str, Json] = {}
+    for node in nodes:
+        names = node.get("logicalname", [])
+        for name in [names] if isinstance(names, str) else names:
+            if node.get("class") in ("disk", "storage") and name.startswith("/dev/"):
+                text = {key: clean(str(node.get(word, ""))) for key, word in _LSHW_DISK}
+                found[name] = filled(text, found.get(name, {}))
+    return found
+
+
+_LSHW_DISK = (("model", "product"), ("vendor", "vendor"), ("serial", "serial"))
+
+
+def pci_names(text: str) -> dict[str, tuple[str, str]]:
+    """Map PCI addresses to (vendor, product) from `lspci -D -vmmnn`."""
+    found = {}
+    for record in text.split("\n\n"):
+        fields = dict(line.split(":\t", 1) for line in record.splitlines() if ":\t" in line)
+        vendor, device = (re.sub(r"\s*\[[0-9a-f]{4}\]$", "", fields.get(key, "")) for key in ("Vendor", "Device"))
+        if "Slot" in fields:
+            found[fields["Slot"].strip()] = (vendor.strip(), device.strip())
+    return found
+
+
+def nvme_disks(text: str) -> dict[str, Json]:
+    """Map device names to the model, serial and firmware of `nvme list -o json`."""
+    devices = parsed(text, {}).get("Devices") or []
+    return {
+        device["DevicePath"]: {
+            "model": clean(str(device.get("ModelNumber", ""))),
+            "serial": clean(str(device.get("SerialNumber", ""))),
+            "firmware": clean(str(device.get("Firmware", ""))),
+        }
+        for device in devices
+        if device.get("DevicePath")
+    }
+
+
+def ethtool_fields(text: str) -> dict[str, str]:
+    found = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, _, value in found}
+
+
+def nic_details(tools: Tools, nic: Json) -> Json:
+    """Return a NIC with its firmware's version, and with its speed where only ethtool knows it."""
+    about = ethtool_fields(tools.machine.run("ethtool", "-i", nic["name"], limit=5).out)
+    details: Json = {"firmware": clean(about.get("firmware-version", "")), "driver": about.get("driver", "")}
+    if nic["has_carrier"] and not nic["speed_mbps"]:
+        speed = re.match(
+            r"\d+", ethtool_fields(tools.machine.run("ethtool", nic["name"], limit=5).out).get("Speed", "")
+        )
+        details |= {"speed_mbps": int(speed[0])} if speed else {}
+    return filled(nic, details)
+
+
+def bmc_lan(text: str) -> Json:
+    """Return address and MAC from `ipmitool lan print`; empty if the channel has none."""
+    fields = ethtool_fields(text)
+    address = fields.get("IP Address", "")
+    if not re.fullmatch(r"\d+(?:\.\d+){3}", address) or address == "0.0.0.0":  # noqa: S104 - nothing is bound
+        address = ""
+    return {"bmc_address": address or None, "bmc_mac": clean_mac(fields.get("MAC Address", "")) or None}
+
+
+def bmc_lan6(text: str) -> str | None:
+    """Return the first active global address from `ipmitool lan6 print`."""
+    found = re.findall(r"Address:\s+([0-9a-fA-F:]+)/\d+\s+(?:Status:\s+(\w+))?", text)
+    usable = [address for address, status in found if status in ("active", "") and address != "::"]
+    return next((address for address in usable if not address.lower().startswith("fe80")), None)
+
+
+def bmc_facts(tools: Tools) -> Json:
+    """Ask the BMC, over its device, for its addresses. The first channel that has one is it (1 is the usual one)."""
+    machine = tools.machine
+    for module in ("ipmi_devintf", "ipmi_si", "ipmi_ssif"):
+        machine.run("modprobe", "-q", module, limit=10)
+    if not any(machine.exists(path) for path in ("/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0")):
+        tools.notes.append("ipmitool: this machine has no IPMI device")
+        return {}
+    found: Json = {}
+    for channel in ("1", "2", "3", "6", "7", "8"):
+        ran = machine.run("ipmitool", "lan", "print", channel, limit=15)
+        if ran.code in (124, 127):
+            tools.notes.append(f"ipmitool: {'not installed' if ran.code == 127 else ran.said}")
+            break
+        found = filled(found, bmc_lan(ran.out)) if ran.ok else found
+        if found.get("bmc_address"):
+            six = machine.run("ipmitool", "lan6", "print", channel, limit=15)
+            return {**found, "bmc_v6address": bmc_lan6(six.out)}
+    return found
+
+
+def _each(value: Any) -> list[Any]:
+    """Return a list of what lldpcli gives alone or in a list, by count."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _value(value: Any) -> str:
+    """Return the text of lldpcli's "x", {"value": "x"} or [{"value": "x"}]."""
+    first = next(iter(_each(value)), "")
+    return str(first.get("value", "")) if isinstance(first, dict) else str(first)
+
+
+def lldp_neighbours(text: str) -> dict[str, list[Json]]:
+    """Return NIC -> neighbours from `lldpcli show neighbors -f json`.
+
+    With one neighbour `interface` is an object, with more it is a list of objects; a chassis stands under its name if
+    it has one, and bare if not.
+    """
+    found: dict[str, list[Json]] = {}
+    for group in _each(parsed(text, {}).get("lldp", {})):
+        for entry in _each(group.get("interface")):
+            for nic, neighbours in entry.items():
+                found.setdefault(nic, []).extend(_neighbour(each) for each in _each(neighbours))
+    return found
+
+
+def _neighbour(said: Json) -> Json:
+    chassis: Json = next(iter(_each(said.get("chassis"))), {})
+    name = ""
+    if "id" not in chassis and len(chassis) == 1:
+        name, chassis = next(iter(chassis.items()))
+    port: Json = next(iter(_each(said.get("port"))), {})
+    vlans = [number(str(vlan.get("vlan-id", ""))) for vlan in _each(said.get("vlan")) if isinstance(vlan, dict)]
+    return {
+        "system_name": name or _value(chassis.get("name")),
+        "chassis_id": _value(chassis.get("id")),
+        "port_id": _value(port.get("id")),
+        "port_description": _value(port.get("descr")),
+        "management_address": _value(chassis.get("mgmt-ip")),
+        "vlans": sorted({vlan for vlan in vlans if vlan}),
+    }
+
+
+def lldp_facts(tools: Tools, until: float) -> dict[str, list[Json]]:
+    """Listen until every NIC with a link has heard its switch, or until the monotonic time `until`."""
+    while True:
+        ran = tools.machine.run("lldpcli", "show", "neighbors", "-f", "json", limit=10)
+        heard = lldp_neighbours(ran.out) if ran.ok else {}
+        linked = {nic["name"] for nic in interface_facts(tools.machine) if nic["has_carrier"]}
+        if ran.code == 127 or linked <= set(heard) or time.monotonic() >= until:
+            break
+        time.sleep(min(2.0, max(0.1, until - time.monotonic())))
+    if not ran.ok:
+        tools.notes.append(f"lldpcli: {'not installed' if ran.code == 127 else ran.said}")
+    return heard
+
+
+def links_up(machine: Machine) -> None:
+    """Switch all NICs on: one that is down knows neither its link nor its neighbour."""
+    for nic in interface_facts(machine):
+        if not nic["has_carrier"]:
+            machine.run("ip", "link", "set", nic["name"], "up", limit=5)
+
+
+def full_facts(tools: Tools, clock: float) -> Json:
+    """Return all facts but those of LLDP."""
+    flags = cpu_facts(tools.machine)["flags"]
+    module = "kvm_intel" if "vmx" in flags else "kvm_amd" if "svm" in flags else ""
+    if module:
+        tools.machine.run("modprobe", "-q", module, limit=10)  # only the module knows whether guests may nest
+    facts = basic_facts(tools.machine, clock)
+    tables = tools.attempt("dmidecode", lambda: dmi_tables(tools.run("dmidecode"))) or []
+    nodes = tools.attempt("lshw", lambda: lshw_nodes(tools.run("lshw", "-json", "-quiet", limit=90))) or []
+    names = tools.attempt("lspci", lambda: pci_names(tools.run("lspci", "-D", "-vmmnn"))) or {}
+    inventory = facts["inventory"]
+    vendor = filled(inventory["system_vendor"], tools.attempt("dmidecode", lambda: dmi_vendor(tables)) or {})
+    vendor = filled(vendor, tools.attempt("lshw", lambda: lshw_vendor(nodes)) or {})
+    bmc = tools.attempt("ipmitool", lambda: bmc_facts(tools)) or {}
+    found = {
+        **inventory,
+        "system_vendor": vendor,
+        "memory": _memory_details(tools, inventory["memory"], tables, nodes),
+        "disks": _disk_details(tools, inventory["disks"], nodes),
+        "interfaces": [
+            tools.attempt("ethtool", partial(nic_details, tools, nic)) or nic for nic in inventory["interfaces"]
+        ],
+        **{key: bmc.get(key) for key in ("bmc_address", "bmc_v6address", "bmc_mac")},
+        "virtualization": _virtual_details(tools, virtual_facts(tools.machine, inventory["cpu"], vendor)),
+        "gpus": gpu_facts(facts["pci_devices"], names),
+    }
+    agent = {"version": VERSION, "level": "full", "notes": tools.notes}
+    return {**facts, "inventory": found, "agent": agent}
+
+
+def _memory_details(tools: Tools, memory: Json, tables: Sequence[DmiTable], nodes: Sequence[Json]) -> Json:
+    dimms = tools.attempt("dmidecode", lambda: dmi_dimms(tables)) or tools.attempt("lshw", lambda: lshw_dimms(nodes))
+    plugged = sum(dimm["size_mb"] for dimm in dimms or [])
+    return {**memory, "physical_mb": plugged or memory["physical_mb"], "dimms": dimms or []}
+
+
+def _disk_details(tools: Tools, disks: Sequence[Json], nodes: Sequence[Json]) -> list[Json]:
+    known = tools.attempt("lshw", lambda: lshw_disks(nodes)) or {}
+    if any(disk["nvme"] for disk in disks):
+        more = tools.attempt("nvme", lambda: nvme_disks(tools.run("nvme", "list", "-o", "json"))) or {}
+        known = {name: filled(more.get(name, {}), known.get(name, {})) for name in {*more, *known}}
+    return [filled(disk, known.get(disk["name"], {})) for disk in disks]
+
+
+def _virtual_details(tools: Tools, found: Json) -> Json:
+    if not found["hypervisor"]:
+        return found
+    said = tools.machine.run("systemd-detect-virt", "--vm", limit=5).out.strip()
+    names = {"qemu": "kvm", "microsoft": "hyperv", "oracle": "virtualbox", "none": "", "amazon": "kvm"}
+    return {**found, "hypervisor": names.get(said, said) or found["hypervisor"]}
+
+
+def bounded(facts: Json) -> Json:
+    """Return facts that the server takes: lists of devices go first where a machine has too many."""
+    for key in ("usb_devices", "pci_devices"):
+        if len(json.dumps(facts, separators=(",", ":"))) > FACTS_LIMIT:
+            notes = [*facts["agent"]["notes"], f"{key}: left out, the facts are too large"]
+            facts = {**facts, key: [], "agent": {**facts["agent"], "notes": notes}}
+    return facts
+
+
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
@@ -658,7 +1034,7 @@ class Client:
         self._open: http.client.HTTPSConnection | None = None
 
     def call(self, method: str, path: str, key: str, body: Json | None = None, *, wait: float = 0.0) -> Answer:
-        """Return the server's answer; `wait` is how long it may think. Raise UnreachableError if there is none, or 5xx."""
+        """Return the server's answer; `wait` is how long it may think. UnreachableError if there is none, or 5xx."""
         reused = self._open is not None
         try:
             answer = self._call(method, path, key, body, wait)
@@ -730,7 +1106,7 @@ def _set_clock(now: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The machine's clock, which may be years off: a dead battery stops TLS ("not yet valid") before anything begins."""
+    """The machine's clock, which may be years off: a dead battery stops TLS ("not yet valid") before it begins."""
 
     now: Callable[[], float] = time.time
     set: Callable[[float], None] = _set_clock
@@ -1048,10 +1424,11 @@ class Agent:
         self._switch, self._tasks = switcher, tasks
         self._memory = Memory(machine)
         self._authority = machine.path("/etc/halligan/ca.pem")
+        self._site = Site.read(machine)
         self._looked = threading.Event()  # no collector touches a disk any more
 
     def run(self) -> NoReturn:
-        site = Site.read(self._machine)
+        site = self._site
         try:
             session, poll = self._enrol(site)
             self._serve(site, session, poll)
@@ -1110,11 +1487,26 @@ class Agent:
 
     def _tell(self, session: Session, facts: Json) -> None:
         """Send the basic facts, then the full ones (a thread of its own; a task need not wait for LLDP)."""
+        tools, until = Tools(self._machine), time.monotonic() + self._site.lldp_s
         try:
-            _insist(lambda: session.facts(facts), self._console, "send facts")
-            self._console.say("basic facts sent")
+            _insist(lambda: session.facts(bounded(facts)), self._console, "send facts")
+            self._console.say("basic facts sent; looking closer")
+            links_up(self._machine)
+            full = full_facts(tools, self._clock.now())
+            self._looked.set()
+            heard = tools.attempt("lldpcli", lambda: lldp_facts(tools, until)) or {}
+            nics = [_linked(nic, self._machine) for nic in full["inventory"]["interfaces"]]
+            inventory = {**full["inventory"], "interfaces": nics}
+            full = {**full, "inventory": inventory, "lldp": heard, "clock": self._clock.now()}
+            _insist(lambda: session.facts(bounded(full)), self._console, "send facts")
+            self._console.say(f"full facts sent; {len(heard)} of {len(nics)} NICs heard a neighbour")
+            for note in tools.notes:
+                self._console.say(f"not all could be found out: {note}")
         except RefusedError as error:
             self._console.say(f"facts refused: {error}")
+        except Exception as error:  # a machine that says odd things must still do its tasks
+            self._console.say(f"facts failed: {type(error).__name__}: {error}")
+            sys.stderr.write(traceback.format_exc())
         finally:
             self._looked.set()
             session.close()
@@ -1187,6 +1579,13 @@ class Agent:
             self._console.say(f"the server does not take the result: {answer.said}")
 
 
+def _linked(nic: Json, machine: Machine) -> Json:
+    """Return a NIC with its link and address as they are now: both come late on NICs that were off."""
+    now = next((each for each in interface_facts(machine) if each["name"] == nic["name"]), nic)
+    fresh = ("has_carrier", "ipv4_address", "ipv6_address")
+    return {**nic, **{key: now[key] for key in fresh}, "speed_mbps": now["speed_mbps"] or nic["speed_mbps"]}
+
+
 def _unknown(work: Work, args: Json) -> Done:
     del work, args
     raise TaskError(
@@ -1196,9 +1595,6 @@ def _unknown(work: Work, args: Json) -> Done:
 
 def _result(error: TaskError, log: str) -> Json:
     return {"ok": False, "outputs": {}, "problem": error.problem, "failure": error.failure, "log": log}
-
-
-T = TypeVar("T")
 
 
 def _insist(call: Callable[[], T], console: Console, what: str) -> T:
@@ -1232,12 +1628,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--root", type=Path, default=Path("/"), help="look at another root folder; switches nothing off"
     )
     parser.add_argument("--keep-clock", action="store_true", help="never set the clock")
-    parser.add_argument("--facts", choices=("basic",), help="print the facts and end")
+    parser.add_argument("--facts", choices=("basic", "full"), help="print the facts and end")
     options = parser.parse_args(argv)
     real = options.root == Path("/")
     machine = Machine(options.root)
     if options.facts:
-        json.dump(basic_facts(machine, time.time()), sys.stdout, indent=1)
+        now = time.time()
+        facts = basic_facts(machine, now) if options.facts == "basic" else full_facts(Tools(machine), now)
+        json.dump(facts, sys.stdout, indent=1)
         return 0
     console = Console(Path("/dev/console") if real else None)
     clock = Clock(set=lambda _: None) if options.keep_clock or not real else Clock()
