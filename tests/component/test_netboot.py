@@ -191,6 +191,23 @@ def test_a_reboot_is_done_when_its_agent_says_so(machine: Machine, store: Store)
     assert believed(store, machine).phase is Phase.DISCOVERED
 
 
+def test_a_machine_in_rescue_gets_a_shell_for_those_with_a_key(tmp_path: Path) -> None:
+    service = Service(settings=settings(tmp_path, rescue_keys=("ssh-ed25519 AAAA me",)), folder=tmp_path)
+    machine = Machine(service.start())
+    try:
+        discovered(machine)
+        assert "authorized_keys" not in machine.site
+        with Store.open(service.settings.store) as store:
+            told(store, machine, Signal.RESCUE)
+            assert b"rescue" in machine.script().body
+            machine.archive()
+            assert (machine.site["mode"], machine.site["authorized_keys"]) == ("rescue", ["ssh-ed25519 AAAA me"])
+            assert machine.enrol().json["mode"] == "rescue"
+            assert believed(store, machine).phase is Phase.RESCUE
+    finally:
+        service.stop()
+
+
 def test_late_and_repeated_results_change_nothing(machine: Machine, store: Store) -> None:
     discovered(machine)
     ordered(store, machine)
@@ -350,6 +367,25 @@ def test_another_machines_facts_are_a_conflict(record: Record, machine: Machine,
     assert (conflict["machine"], conflict["others"]) == (machine.id, [other.id])
     assert believed(store, machine).facts == believed(store, other).facts == ""
     assert machine.put_facts(Machine(record, number=3).document()).status == 409
+
+
+def test_two_machines_with_one_serial_number_are_two_or_a_conflict(
+    record: Record, machine: Machine, store: Store
+) -> None:
+    discovered(machine)
+    twin = Machine(record, number=2, serial=machine.serial)
+    twin.script()
+    twin.archive()
+    answer = twin.enrol()
+    assert answer.status == 409
+    assert machine.serial in answer.error
+    blade = Machine(record, number=3)
+    blade.archive()
+    serials = {"serials": [machine.serial, blade.serial]}
+    body = {**blade.enrolment, "identity": {**blade.identity, **serials}}
+    assert blade.call("POST", "/v1/enrol", body, key=blade.site["token"]).status in (200, 409)
+    assert believed(store, machine).phase is Phase.DISCOVERED
+    assert store.check() == []
 
 
 def test_an_installed_machine_cannot_enrol(machine: Machine, store: Store) -> None:
