@@ -108,6 +108,8 @@ class Work:
 
 # --- power --------------------------------------------------------------------------------------------------------
 
+_COMES_BACK = (Phase.DISCOVERED, Phase.CLAIMED, Phase.FAILED)
+
 
 async def power(work: Work) -> None:
     """Switch the machine on so that it starts from the network; leave one alone that waits for orders already."""
@@ -123,6 +125,8 @@ async def power(work: Work) -> None:
         work.say(f"it is on and runs the discovery image as {state.id}" if state else "")
         return
     await start_from_network(work, now)
+    if state is not None and state.credential and state.phase in _COMES_BACK:
+        await agent_back(work, state.credential)  # what it told before tells nothing of whether it is there now
 
 
 async def start_from_network(work: Work, now: Power | None = None) -> None:
@@ -297,6 +301,8 @@ async def install(work: Work) -> None:
         if ended.phase is Phase.FAILED:
             raise StageError(ended.reason, kind=Failure(ended.failure or Failure.IMAGE))
         work.say(f"{state.id}: {ended.reason or 'the install ended'}")
+        if left:
+            await agent_back(work, state.credential)  # an order given before that would end with its enrolment
     else:
         raise StageError(
             f"{work.must().id} restarted in the middle of the install {_ROUNDS} times; look at its power and console",
@@ -363,11 +369,14 @@ async def _silent(work: Work, state: MachineState, *, last: bool) -> None:
         await work.move(state, Signal.FAIL, failure=str(Failure.TIMEOUT), reason=reason)
         raise StageError(reason, kind=Failure.TIMEOUT, absent=True)
     await start_from_network(work)
+    await agent_back(work, state.credential)
+
+
+async def agent_back(work: Work, before: str) -> None:
+    """Wait until the machine's agent is there again after a restart: it has another credential than `before`."""
     try:
         async with asyncio.timeout(work.patience.boot_s):
-            await work.ledger.until(lambda: found if (found := work.must()).phase is Phase.CLAIMED else None)
-            fresh = work.must().credential
-            await work.ledger.until(lambda: found if (found := work.must()).credential == fresh else None)
+            await work.ledger.until(lambda: found if (found := work.must()).credential != before else None)
     except TimeoutError:
         await _never_came(work)
 
