@@ -76,6 +76,7 @@ def stop_unless(lab: Lab, places: Places, machines: Sequence[LabNode]) -> None:
         "site": lab.site,
         "uuid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"halligan-lab:{lab.site}")),
         "user": BMC_USER,
+        "gateway": lab.gateway,
         "places": {name: str(path) for name, path in asdict(places).items()},
         "machines": [asdict(node) for node in machines],
         "secrets": [_digest(places.bmc_key), _digest(places.bmc_password)],

@@ -245,7 +245,9 @@ def spawn(
     return process
 
 
-def socket_inside(netns: Path) -> socket.socket:
+def socket_inside(
+    netns: Path, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0
+) -> socket.socket:
     """A socket that belongs to another network namespace; this thread enters it just long enough to make one.
 
     (Python has os.setns from 3.12 on.)
@@ -254,7 +256,7 @@ def socket_inside(netns: Path) -> socket.socket:
     with netns.open() as inside, Path("/proc/thread-self/ns/net").open() as outside:
         _setns(libc, inside.fileno())
         try:
-            return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            return socket.socket(family, kind, protocol)
         finally:
             _setns(libc, outside.fileno())
 

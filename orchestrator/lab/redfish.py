@@ -2,7 +2,8 @@
 
 It has what clients use to run servers: power, resets, the boot override, identity and NICs; sessions and Basic
 authentication. It runs as a process of its own, is handed a listening socket and a file of settings by `bmc.py`, and
-holds nothing that matters: machines stay on when it ends, and it finds them again by their records.
+holds nothing that matters: machines stay on when it ends, and it finds them again by their records. A thread of it is
+the voice of the lab's switch (`lldp.py`), for it knows the machines and lives exactly as long as there are any.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from orchestrator.lab import lldp
 from orchestrator.lab.errors import LabError
 from orchestrator.lab.machine import MANUFACTURER, PRODUCT, Machine
+from orchestrator.lab.network import BRIDGE_MAC
 from orchestrator.lab.power import ENABLED, TARGETS, Override, Power, Switch
 from orchestrator.lab.values import LabNode, Places
 
@@ -458,8 +461,22 @@ def main(settings: str) -> None:
     found = json.loads(Path(settings).read_text())
     places = Places(**{name: Path(path) for name, path in found["places"].items()})
     nodes = [LabNode(**fields) for fields in found["machines"]]
-    switches = {node.name: Switch(Machine(site=found["site"], places=places, node=node)) for node in nodes}
+    machines = [Machine(site=found["site"], places=places, node=node) for node in nodes]
+    switches = {machine.name: Switch(machine) for machine in machines}
     service = Service(switches, user=found["user"], password=places.bmc_password.read_text(), uuid=found["uuid"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(places.bmc_key)
+    frames = {machine.tap: lldp_port(machine, found["gateway"]).frame() for machine in machines}
+    threading.Thread(target=lldp.speak, args=(lldp.sender_inside(places.netns), frames), daemon=True).start()
     Server(socket.socket(fileno=os.dup(0)), service, context).serve_forever()
+
+
+def lldp_port(machine: Machine, gateway: str) -> lldp.Port:
+    """Where a machine is plugged in, as the lab's switch tells it."""
+    return lldp.Port(
+        switch=f"lab-{machine.site}",
+        mac=BRIDGE_MAC,
+        address=gateway,
+        name=f"port-{machine.name}",
+        description=machine.tap,
+    )

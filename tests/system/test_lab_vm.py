@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +32,8 @@ from orchestrator.lab import (
     status,
     up,
 )
-from orchestrator.lab.host import Cgroup
+from orchestrator.lab.host import Cgroup, socket_inside
+from orchestrator.lab.lldp import ETHERTYPE, GROUP, sender_inside
 from orchestrator.lab.machine import Machine
 from orchestrator.lab.network import BRIDGE_MAC
 from orchestrator.lab.values import Places
@@ -241,6 +244,76 @@ def test_firmware_does_not_care_for_a_polite_shutdown_and_power_can_be_taken(rac
     links = subprocess.run([*enter(rack.lab), "ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in links.splitlines()} == {"lo", "lab0"}
     assert rack.system("u1").power_state == sushy.PowerState.OFF
+
+
+@contextmanager
+def ears(lab: Lab) -> Iterator[Callable[[], tuple[str, bytes]]]:
+    """Gives the next frame on any interface in the lab's network, and its interface; both directions."""
+    everything = 0x0003  # ETH_P_ALL: only these sockets are shown what is sent
+    kind = (socket.AF_PACKET, socket.SOCK_RAW, socket.htons(everything))
+    with socket_inside(boot_network(lab).netns, *kind) as listener:
+        listener.settimeout(LIMIT_S)
+
+        def hear() -> tuple[str, bytes]:
+            frame, (interface, *_) = listener.recvfrom(2048)
+            return interface, frame
+
+        yield hear
+
+
+def plugged(frame: bytes) -> str:
+    """The port that an LLDP frame of ours names, the second TLV; empty if it is another frame."""
+    if frame[:6] != GROUP or int.from_bytes(frame[12:14]) != ETHERTYPE:
+        return ""
+    at = 14 + 2 + frame[15]
+    return frame[at + 3 : at + 2 + frame[at + 1]].decode()
+
+
+def test_a_machine_with_power_hears_which_port_it_is_plugged_into(rack: Rack):
+    """Each its own port only, until it is switched off; the other one still hears its own then."""
+    taps = {name: rack.machine(name).tap for name in ("b1", "u1")}
+    with ears(rack.lab) as hear:
+        for name in taps:
+            rack.reset(name, "On")
+        heard: set[tuple[str, str]] = set()
+        while len(heard) < 2:
+            interface, frame = hear()
+            heard |= {(interface, port)} if (port := plugged(frame)) else set()
+        assert heard == {(taps["b1"], "port-b1"), (taps["u1"], "port-u1")}
+        rack.reset("u1", "ForceOff")
+    with ears(rack.lab) as hear:
+        ports: list[str] = []
+        while len(ports) < 3:
+            interface, frame = hear()
+            ports += [port] if (port := plugged(frame)) else []
+        assert ports == ["port-b1"] * 3
+        rack.reset("u1", "On")
+        while plugged(hear()[1]) != "port-u1":
+            pass
+    for name in taps:
+        rack.reset(name, "ForceOff")
+
+
+def test_machines_do_not_hear_each_others_lldp(rack: Rack):
+    """What a machine says to the switch stays there. A broadcast that is sent after it does arrive."""
+    rack.reset("b1", "On")
+    tap = rack.machine("b1").tap
+    cable = "ip link add plug type veth peer name jack && ip link set jack master lab0 up && ip link set plug up"
+    subprocess.run([*enter(rack.lab), "sh", "-c", cable], check=True)
+    mark, test = b"of another machine", 0x88B5  # IEEE 802's ethertype for experiments
+    with ears(rack.lab) as hear, sender_inside(boot_network(rack.lab).netns) as sender:
+        source = bytes.fromhex("020000000001")
+        for group, ethertype in ((GROUP, ETHERTYPE), (b"\xff" * 6, test)):
+            frame = group + source + ethertype.to_bytes(2) + mark.ljust(46, b"\0")
+            sender.sendto(frame, ("plug", ethertype))
+        seen: list[tuple[str, int]] = []
+        while (tap, test) not in seen:
+            interface, frame = hear()
+            seen += [(interface, int.from_bytes(frame[12:14]))] if mark in frame else []
+    subprocess.run([*enter(rack.lab), "ip", "link", "del", "plug"], check=True)
+    rack.reset("b1", "ForceOff")
+    assert ("jack", ETHERTYPE) in seen
+    assert (tap, ETHERTYPE) not in seen
 
 
 def test_boot_once_is_once_also_when_the_machine_resets_itself(rack: Rack):
