@@ -78,6 +78,7 @@ async def dhcp(
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop()
         await notes.flush()
+        shutil.rmtree(_run_folder(settings), ignore_errors=True)  # made again at each start
 
 
 def interface_of(address: str) -> str:
@@ -104,8 +105,7 @@ def _prepared(settings: Settings, templates: Templates, interface: str, http: st
     dnsmasq becomes another user before it sends files, and the site's own folder is closed to others: loaders are
     public, so they are copied to where everybody can read.
     """
-    name = hashlib.sha256(str(settings.state_dir.absolute()).encode()).hexdigest()[:12]
-    folder = _RUN / f"halligan-boot-{name}"
+    folder = _run_folder(settings)
     text = dnsmasq(
         DhcpSettings(
             mode=settings.boot.dhcp,
@@ -130,6 +130,11 @@ def _prepared(settings: Settings, templates: Templates, interface: str, http: st
     except OSError as error:
         raise HalliganError(f"cannot prepare dnsmasq: {error.filename}: {error.strerror}") from error
     return path
+
+
+def _run_folder(settings: Settings) -> Path:
+    name = hashlib.sha256(str(settings.state_dir.absolute()).encode()).hexdigest()[:12]
+    return _RUN / f"halligan-boot-{name}"
 
 
 def _copy_loaders(source: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -273,8 +274,13 @@ def test_dnsmasq_is_started_again_when_it_dies(net: Net, start) -> None:
 def test_dnsmasq_ends_with_us(start, number: int) -> None:
     service = start()
     assert the_dnsmasq(service)
+    [root] = re.findall("^tftp-root=(.+)$", configuration(service).read_text(), re.MULTILINE)
+    assert Path(root).is_dir()
     service.stop(number)
     until(lambda: not users(configuration(service)), "nothing of it runs")
+    if number == signal.SIGTERM:
+        assert not Path(root).parent.exists()
+    shutil.rmtree(Path(root).parent, ignore_errors=True)
 
 
 def test_what_keeps_dhcp_from_starting_is_told(net: Net, tmp_path: Path) -> None:
