@@ -36,8 +36,21 @@ def openstack(host: Host) -> Seed:
     Raises:
         ProblemsError: everything that is wrong with the host.
     """
-    check(host)
+    check(host, *_long_names(host))
     return _seed(host, _meta(host), cloud_config(host))
+
+
+def _long_names(host: Host) -> Iterator[Problem]:
+    """Yield VLANs whose name the kernel would refuse: here cloud-init makes it itself, from the port's."""
+    names = interfaces(host)
+    for base, vlan in dict.fromkeys((nic.base, nic.vlan) for nic in host.networks if nic.vlan):
+        if len(name := f"{names.get(base, base)}.{vlan}") > 15:
+            yield problem(
+                host,
+                "interface",
+                f"cloud-init would call VLAN {vlan} {name}, which is too long for a name",
+                "give the port a shorter name in the profile's `interfaces`",
+            )
 
 
 def windows(host: Host) -> Seed:

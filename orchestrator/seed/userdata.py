@@ -10,7 +10,6 @@ from orchestrator.errors import Problem, ProblemsError
 from orchestrator.model import Json
 from orchestrator.seed.values import Host, problem
 
-OURS = "the installer and the controller rely on it"
 OURS_ALONE: Mapping[str, str] = {
     "ssh_deletekeys": "the controller knows the host key that the installer made",
     "ssh_genkeytypes": "the controller knows the host key that the installer made",
@@ -55,8 +54,19 @@ def cloud_config(host: Host) -> str:
     return "#cloud-config\n" + dump(merged)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as they are, for whoever reads a seed on the machine."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def dump(value: Json) -> str:
-    return yaml.safe_dump(value, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
 
 
 def ours(host: Host) -> dict[str, Json]:
@@ -68,7 +78,7 @@ def ours(host: Host) -> dict[str, Json]:
                 "gecos": "Halligan",
                 "lock_passwd": True,
                 "shell": "/bin/bash",
-                "sudo": ["ALL=(ALL) NOPASSWD:ALL"],
+                "sudo": "ALL=(ALL) NOPASSWD:ALL",
                 "ssh_authorized_keys": list(host.authorized_keys),
             }
         ],
