@@ -17,9 +17,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import email.utils
+import fcntl
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -28,17 +31,20 @@ import signal
 import socket
 import ssl
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 VERSION = "1"
@@ -741,7 +747,7 @@ def lshw_vendor(nodes: Sequence[Json]) -> Json:
 
 
 def lshw_disks(nodes: Sequence[Json]) -> dict[str, Json]:
-    """Map device names to the model, vendor and serial that lshw knows."""
+    """Map device names to the model and vendor that lshw knows."""
     found: dict[str, Json] = {}
     for node in nodes:
         names = node.get("logicalname", [])
@@ -752,7 +758,8 @@ def lshw_disks(nodes: Sequence[Json]) -> dict[str, Json]:
     return found
 
 
-_LSHW_DISK = (("model", "product"), ("vendor", "vendor"), ("serial", "serial"))
+# No serial: disks are found again by what the kernel and udev say, which lshw might say otherwise.
+_LSHW_DISK = (("model", "product"), ("vendor", "vendor"))
 
 
 def pci_names(text: str) -> dict[str, tuple[str, str]]:
@@ -767,12 +774,11 @@ def pci_names(text: str) -> dict[str, tuple[str, str]]:
 
 
 def nvme_disks(text: str) -> dict[str, Json]:
-    """Map device names to the model, serial and firmware of `nvme list -o json`."""
+    """Map device names to the model and firmware of `nvme list -o json`."""
     devices = parsed(text, {}).get("Devices") or []
     return {
         device["DevicePath"]: {
             "model": clean(str(device.get("ModelNumber", ""))),
-            "serial": clean(str(device.get("SerialNumber", ""))),
             "firmware": clean(str(device.get("Firmware", ""))),
         }
         for device in devices
@@ -1222,9 +1228,9 @@ class Session:
 class TaskError(Exception):
     """A task failed. `failure` is its kind: "image", "disk", "erase", "interrupted" or empty."""
 
-    def __init__(self, failure: str, problem: str) -> None:
+    def __init__(self, failure: str, problem: str, outputs: Json | None = None) -> None:
         super().__init__(problem)
-        self.failure, self.problem = failure, problem
+        self.failure, self.problem, self.outputs = failure, problem, outputs or {}
 
 
 class Progress:
@@ -1340,6 +1346,11 @@ class Work:
         if self._progress is not None and self._progress.stopped.is_set():
             raise UnwantedError("the server no longer wants this task")
 
+    def heed(self, text: str) -> None:
+        """Note it, and raise UnwantedError if the task should stop."""
+        self.note(text)
+        self.go_on()
+
     def run(self, *argv: str, limit: float = 60.0) -> Ran:
         """Run a command and note what it said."""
         self.go_on()
@@ -1379,7 +1390,996 @@ def poweroff_task(work: Work, args: Json) -> Done:
     return Done(after="poweroff")
 
 
+# --- disks ----------------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+_PIECE = 64 * 1024  # zeros are looked for in pieces of this size
+_ZEROS = bytes(4 * MIB)
+_SYNC = 256 * MIB  # so much may wait in memory: a machine may have little, and progress should be true
+_BLKZEROOUT, _BLKFLSBUF = 0x127F, 0x1261  # linux/fs.h
+
+
+def find_disk(machine: Machine, wanted: Json) -> Json:
+    """Return the facts of the disk that an order means, found by serial, else WWN, else path, never by name alone.
+
+    Raises TaskError("disk") if none or more than one is meant, or if its size is not as ordered.
+    """
+    disks = disk_facts(machine)
+    key = next((key for key in ("serial", "wwn", "by_path") if wanted.get(key)), "")
+    if not key:
+        raise TaskError("disk", f"the order names {wanted.get('name')} only; names change, so it is not enough")
+    found = [disk for disk in disks if disk[key] == wanted[key]]
+    for other in ("wwn", "by_path"):  # two disks may have one serial: behind some RAID controllers, on copied VMs
+        if len(found) > 1 and wanted.get(other):
+            found = [disk for disk in found if disk[other] == wanted[other]]
+    if len(found) != 1:
+        there = ", ".join(f"{disk['name']} (serial {disk['serial'] or 'none'})" for disk in disks) or "no disk"
+        many = f"{len(found)} disks have" if found else "no disk has"
+        raise TaskError("disk", f"{many} the {key} {wanted[key]}; this machine has {there}")
+    if found[0]["size"] != wanted.get("size"):
+        raise TaskError(
+            "disk", f"{found[0]['name']} has {found[0]['size']} bytes, not {wanted.get('size')} as ordered; look again"
+        )
+    return found[0]
+
+
+def device_of(machine: Machine, disk: Json) -> Path:
+    return machine.path(disk["name"]).resolve()
+
+
+def _parts(machine: Machine, name: str) -> list[str]:
+    """Return the /sys folders of a block device and of its partitions."""
+    top = f"/sys/class/block/{name}" if machine.exists(f"/sys/class/block/{name}") else f"/sys/block/{name}"
+    return [top, *(f"{top}/{each}" for each in machine.children(top) if machine.exists(f"{top}/{each}/partition"))]
+
+
+def _held(machine: Machine, name: str) -> list[str]:
+    """Return what stands on a disk (RAID, LVM, crypt), what stands on that first."""
+    holders = [each for part in _parts(machine, name) for each in machine.children(f"{part}/holders")]
+    return list(dict.fromkeys(upper for each in holders for upper in (*_held(machine, each), each)))
+
+
+def free_disk(work: Work, disk: Json) -> None:
+    """Take down RAID and LVM that started by themselves on a disk; raise TaskError("disk") if it is in use."""
+    machine, name = work.machine, disk["name"].removeprefix("/dev/")
+    holders = _held(machine, name)
+    parts = [part for each in (name, *holders) for part in _parts(machine, each)]
+    numbers = {machine.read(f"{part}/dev") for part in parts} - {""}
+    for line in machine.read("/proc/self/mountinfo").splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[2] in numbers:
+            raise TaskError("disk", f"{disk['name']} is in use: it is mounted at {fields[4]}")
+    swaps = {line.split()[0].rpartition("/")[2] for line in machine.read("/proc/swaps").splitlines()[1:]}
+    if swaps & {part.rpartition("/")[2] for part in parts}:
+        raise TaskError("disk", f"{disk['name']} is in use: it holds swap")
+    for holder in holders:
+        argv = ("mdadm", "--stop") if holder.startswith("md") else ("dmsetup", "remove", "--retry")
+        work.must("disk", f"free {disk['name']} of {holder}", *argv, f"/dev/{holder}")
+
+
+def size_of(device: Path) -> int:
+    with device.open("rb") as stream:
+        return stream.seek(0, os.SEEK_END)
+
+
+class Target:
+    """A disk (or a file that stands for one) that is written from front to back, zeros without writing where possible.
+
+    A disk is opened exclusively: the kernel refuses one that is mounted or part of something. Runs of zeros are left to
+    BLKZEROOUT: the kernel promises that they read as zeros, by the disk's own means or by writing them.
+    """
+
+    def __init__(self, device: Path) -> None:
+        self._block = stat.S_ISBLK(device.stat().st_mode)
+        try:
+            self._handle = os.open(device, os.O_RDWR | (os.O_EXCL if self._block else 0))
+        except OSError as error:
+            raise TaskError("disk", f"cannot open {device} for writing alone: {error.strerror}") from error
+        self.size = os.lseek(self._handle, 0, os.SEEK_END)
+        self._zeros = (0, 0)  # a run of zeros that is still to be made: start, end
+        self._waiting = 0
+
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def put(self, at: int, data: bytes) -> None:
+        """Write `data` at `at`."""
+        for zero, pieces in itertools.groupby(range(0, len(data), _PIECE), lambda start: _is_zero(data, start)):
+            starts = list(pieces)
+            start, end = starts[0], min(starts[-1] + _PIECE, len(data))
+            if zero and at + start == self._zeros[1]:
+                self._zeros = (self._zeros[0], at + end)
+                continue
+            self._make_zeros()
+            if zero:
+                self._zeros = (at + start, at + end)
+            else:
+                self._write(at + start, memoryview(data)[start:end])
+
+    def zero(self, start: int, end: int) -> None:
+        """Make the bytes from `start` to `end` (as far as the disk has them) zeros."""
+        self._make_zeros()
+        self._zeros = (max(0, start), min(end, self.size))
+        self._make_zeros()
+
+    def overwrite(self, start: int, length: int) -> None:
+        """Write zeros, without asking the disk to do it by itself."""
+        self._write(start, memoryview(_ZEROS)[: min(length, self.size - start, len(_ZEROS))])
+
+    def sync(self) -> None:
+        self._make_zeros()
+        os.fsync(self._handle)
+        self._waiting = 0
+
+    def _make_zeros(self) -> None:
+        (start, end), self._zeros = self._zeros, (0, 0)
+        if end <= start:
+            return
+        if self._block and start % 4096 == 0 and end % 4096 == 0:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._handle, _BLKZEROOUT, struct.pack("QQ", start, end - start))
+                return
+        for at in range(start, end, len(_ZEROS)):
+            self._write(at, memoryview(_ZEROS)[: end - at])
+
+    def _write(self, at: int, data: memoryview) -> None:
+        self._waiting += len(data)
+        while data:
+            count = os.pwrite(self._handle, data, at)
+            at, data = at + count, data[count:]
+        if self._waiting >= _SYNC:
+            os.fdatasync(self._handle)
+            self._waiting = 0
+
+
+def _is_zero(data: bytes, start: int) -> bool:
+    length = min(_PIECE, len(data) - start)
+    return data.startswith(_ZEROS[:length], start)
+
+
+# --- partition tables -----------------------------------------------------------------------------------------------
+
+ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+BIOS_BOOT = "21686148-6449-6e6f-744e-656564454649"
+_LINUX = frozenset(
+    {
+        "0fc63daf-8483-4772-8e79-3d69d8477de4",  # Linux file system
+        "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",  # root, x86-64 (Discoverable Partitions Specification)
+        "b921b045-1df0-41c3-af44-4c6f280d3fae",  # root, arm64
+        "83",  # Linux, in a DOS table
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """`start` and `end` (the last one) are sectors; `kind` is a GUID, or two hex digits in a DOS table."""
+
+    number: int
+    kind: str
+    start: int
+    end: int
+    guid: str = ""
+    name: str = ""
+    attributes: int = 0
+    active: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A partition table; `last` is the last sector that a partition may have."""
+
+    scheme: str  # "gpt", "dos" or nothing
+    sector: int
+    last: int = 0
+    partitions: tuple[Partition, ...] = ()
+
+    def of_kind(self, *kinds: str) -> list[Partition]:
+        return [each for each in self.partitions if each.kind in kinds]
+
+    @property
+    def hindmost(self) -> Partition | None:
+        return max(self.partitions, key=lambda each: each.start, default=None)
+
+
+def sector_size(head: bytes) -> int:
+    """Return for which sector size the disk image that begins with `head` has its GPT; 0 if it has none."""
+    return next((size for size in (512, 4096) if head[size : size + 8] == b"EFI PART"), 0)
+
+
+def read_table(device: Path, sector: int) -> Table:
+    """Read GPT (UEFI specification, 5.3) or, where none is, the four primary entries of a DOS table."""
+    with device.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        boot = stream.read(512)
+        stream.seek(sector)
+        header = stream.read(92)
+        if header[:8] == b"EFI PART":
+            last, entries = struct.unpack_from("<Q", header, 48)[0], struct.unpack_from("<QII", header, 72)
+            stream.seek(entries[0] * sector)
+            raw = stream.read(min(entries[1], 1024) * entries[2])
+            return Table("gpt", sector, last, tuple(_gpt_entries(raw, entries[2])))
+    if boot[510:512] != b"\x55\xaa":
+        return Table("", sector)
+    return Table("dos", sector, min(size // sector, 1 << 32) - 1, tuple(_dos_entries(boot)))
+
+
+def _gpt_entries(raw: bytes, size: int) -> Iterator[Partition]:
+    for number, at in enumerate(range(0, len(raw) - size + 1, size), 1):
+        kind, guid, start, end, attributes, name = struct.unpack_from("<16s16sQQQ72s", raw, at)
+        if any(kind):
+            yield Partition(
+                number,
+                str(uuid.UUID(bytes_le=kind)),
+                start,
+                end,
+                str(uuid.UUID(bytes_le=guid)),
+                name.decode("utf-16-le", "replace").rstrip("\0"),
+                attributes,
+            )
+
+
+def _dos_entries(boot: bytes) -> Iterator[Partition]:
+    for number in range(1, 5):
+        status, kind, start, count = struct.unpack_from("<B3xB3xII", boot, 430 + 16 * number)
+        if kind and count:
+            yield Partition(number, f"{kind:02x}", start, start + count - 1, active=status == 0x80)
+
+
+def _set_dos_entry(device: Path, number: int, kind: str, start: int, end: int, active: bool) -> None:
+    """Write one entry of a DOS table; cylinders say "too large", as on any disk of this century."""
+    far = b"\xfe\xff\xff"
+    status = 0x80 if active else 0
+    entry = struct.pack("<B3sB3sII", status, far, int(kind, 16), far, start, end - start + 1)
+    with device.open("r+b") as stream:
+        stream.seek(430 + 16 * number)
+        stream.write(entry)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def filesystem(device: Path) -> str:
+    """Return what file system a partition has: ext, xfs, btrfs, ntfs, fat, or nothing that we know."""
+    marks = [(0x438, b"\x53\xef", "ext"), (0, b"XFSB", "xfs"), (0x10040, b"_BHRfS_M", "btrfs")]
+    marks += [(3, b"NTFS    ", "ntfs"), (54, b"FAT", "fat"), (82, b"FAT32", "fat")]
+    with device.open("rb") as stream:
+        head = stream.read(0x10048)
+    return next((name for at, mark, name in marks if head[at : at + len(mark)] == mark), "")
+
+
+# --- the image ------------------------------------------------------------------------------------------------------
+
+
+class Feed(threading.Thread):
+    """Pours a file of the file server into a pipe. A connection that breaks is taken up where it broke, for ever.
+
+    `error` is why it gave up: the file is not there, or is another one than at the beginning, or `heed`, which is told
+    of every break, raised UnwantedError.
+    """
+
+    def __init__(self, url: str, sink: BinaryIO, heed: Callable[[str], None]) -> None:
+        super().__init__(name="feed", daemon=True)
+        self._url, self._parts = url, urlsplit(url)
+        self._sink, self._heed = sink, heed
+        self._at = 0
+        self._total: int | None = None
+        self._tag = ""
+        self.error: TaskError | UnwantedError | None = None
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        back_off = BackOff()
+        try:
+            while not self.stopped.is_set():
+                before = self._at
+                try:
+                    if self._pour():
+                        return
+                    problem = "the connection ended early"
+                except (OSError, http.client.HTTPException) as error:
+                    problem = _plain(error)
+                if self._at > before:
+                    back_off.reset()
+                pause = back_off.next()
+                self._heed(f"{self._url}: {problem} at byte {self._at}; again in {pause:.0f} s")
+                self.stopped.wait(pause)
+        except (TaskError, UnwantedError) as error:
+            self.error = error
+        finally:
+            with contextlib.suppress(OSError):
+                self._sink.close()
+
+    def _pour(self) -> bool:
+        """Read from where we are; return whether the end was reached."""
+        connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=30)
+        try:
+            headers = {"Range": f"bytes={self._at}-"} if self._at else {}
+            if self._at and self._tag:
+                headers["If-Range"] = self._tag
+            connection.request("GET", self._parts.path, headers=headers)
+            response = connection.getresponse()
+            skip = self._check(response)
+            while block := response.read(256 * 1024):
+                if self.stopped.is_set():
+                    return True
+                fresh = block[skip:]
+                skip -= len(block) - len(fresh)
+                self._drain(fresh)
+        finally:
+            connection.close()
+        return self._total is None or self._at >= self._total
+
+    def _check(self, response: http.client.HTTPResponse) -> int:
+        """Return how many bytes to skip, if the server begins at the beginning again."""
+        if response.status >= 500 or response.status == 429:
+            raise http.client.HTTPException(f"the server says {response.status}")
+        if response.status not in (200, 206):
+            raise TaskError("image", f"{self._url}: the server says {response.status} {response.reason}")
+        tag, length = response.getheader("ETag", ""), response.getheader("Content-Length")
+        start = 0
+        if response.status == 206:
+            found = re.match(r"bytes (\d+)-", response.getheader("Content-Range", ""))
+            start = int(found[1]) if found else -1
+        total = start + int(length) if length else None
+        if self._at and (tag, total) != (self._tag, self._total):
+            raise TaskError("image", f"{self._url}: the file changed while it was read")
+        if start not in (0, self._at):
+            raise TaskError("image", f"{self._url}: asked for bytes from {self._at}, got them from {start}")
+        self._tag, self._total = tag, total
+        return self._at - start
+
+    def _drain(self, block: bytes) -> None:
+        try:
+            self._sink.write(block)
+        except OSError:  # the reader is gone, and knows why
+            self.stopped.set()
+        else:
+            self._at += len(block)
+
+
+@contextlib.contextmanager
+def unpacked(url: str, heed: Callable[[str], None]) -> Iterator[BinaryIO]:
+    """Give a stream of the image's raw bytes; its end raises TaskError("image") if they do not come whole."""
+    if not url.endswith(".zst"):
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as source:
+            feed = Feed(url, os.fdopen(writing, "wb"), heed)
+            with _running(feed):
+                yield source
+            _raise(feed)
+        return
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(["zstd", "-dcq"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        feed = Feed(url, cast(BinaryIO, child.stdin), heed)
+        try:
+            with _running(feed):
+                yield cast(BinaryIO, child.stdout)
+                child.stdout.close()
+                code = child.wait(60)
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        _raise(feed)
+        said.seek(0)
+        if code:
+            words = said.read(2000).decode("utf-8", "replace").strip()
+            raise TaskError("image", f"{url}: cannot be unpacked: {words or f'zstd ended with {code}'}")
+
+
+@contextlib.contextmanager
+def _running(feed: Feed) -> Iterator[None]:
+    feed.start()
+    try:
+        yield
+    finally:
+        feed.stopped.set()
+
+
+def _raise(feed: Feed) -> None:
+    feed.join(60)
+    if feed.error is not None:
+        raise feed.error
+
+
+def write_image(work: Work, image: Json, target: Target, sector: int) -> None:
+    """Stream an image to a disk. What it begins with is written last, when the checksum is known to be right.
+
+    So a machine that loses its power, or gets a damaged image, has a disk that does not boot.
+    """
+    size, at = int(image["size"]), 0
+    digest = hashlib.sha256()
+    head = b""
+    with unpacked(work.site.files + image["path"], work.heed) as source:
+        while block := _read(source, min(MIB, size + 1 - at)):
+            if at == 0:
+                head = block
+                _check_sectors(head, sector)
+            else:
+                target.put(at, block)
+            digest.update(block)
+            at += len(block)
+            if at > size:
+                raise TaskError("image", f"the image {image['name']} is larger than the {size} bytes that were ordered")
+            work.percent(100 * at / size, f"{at >> 20} of {size >> 20} MiB")
+    if at != size:
+        raise TaskError("image", f"the image {image['name']} ended after {at} of {size} bytes")
+    if digest.hexdigest() != image["sha256"]:
+        raise TaskError(
+            "image",
+            f"the image {image['name']} is damaged: its SHA-256 is {digest.hexdigest()}, not {image['sha256']}",
+        )
+    target.sync()
+    target.put(0, head)
+    target.sync()
+    work.note(f"{size} bytes with SHA-256 {image['sha256']}")
+
+
+def _read(source: BinaryIO, size: int) -> bytes:
+    """Read `size` bytes, less only at the end."""
+    parts, left = [], size
+    while left and (part := source.read(left)):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _check_sectors(head: bytes, sector: int) -> None:
+    made_for = sector_size(head)
+    if made_for and made_for != sector:
+        raise TaskError("disk", f"the image is made for sectors of {made_for} bytes, and the disk has {sector}")
+
+
+# --- task: install --------------------------------------------------------------------------------------------------
+
+_DRIVE = 64 * MIB  # of a config drive
+_EDGE = 16 * MIB  # signatures of RAID, LVM and ZFS are at both ends of a disk
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """An install on its way: the disk's facts, its device, and what is done to it, step by step."""
+
+    work: Work
+    disk: Json
+    device: Path
+    sector: int
+
+    def clear(self) -> None:
+        """Forget what was on the disk, as far as anybody could find it: signatures, partition tables, RAID, LVM."""
+        work, name = self.work, self.disk["name"].removeprefix("/dev/")
+        with Target(self.device):
+            work.note("nobody else uses the disk")
+        for number in range(1, 129):
+            if (node := self._node(number)).exists():
+                work.run("wipefs", "--all", "--force", str(node))
+        work.run("wipefs", "--all", "--force", str(self.device))
+        work.run("sgdisk", "--zap-all", str(self.device))
+        work.run("partx", "--delete", str(self.device))
+        if work.machine.read(f"/sys/block/{name}/queue/discard_max_bytes") not in ("", "0"):
+            work.run("blkdiscard", "--force", str(self.device), limit=600)  # for the SSD's sake; nothing relies on it
+        with Target(self.device) as target:
+            target.zero(0, _EDGE)
+            target.zero(target.size - _EDGE, target.size)
+            target.sync()
+
+    def spoil(self) -> None:
+        """Make sure that the disk does not boot."""
+        with contextlib.suppress(OSError, TaskError), Target(self.device) as target:
+            target.zero(0, MIB)
+            target.zero(target.size - MIB, target.size)
+            target.sync()
+
+    def table(self) -> Table:
+        return read_table(self.device, self.sector)
+
+    def node(self, part: Partition) -> Path:
+        """Return the device of a partition, once the kernel has it with its new size."""
+        node, wanted = self._node(part.number), (part.end - part.start + 1) * self.sector
+        end = time.monotonic() + 15
+        while not node.exists() or size_of(node) != wanted:
+            if time.monotonic() > end:
+                raise TaskError("disk", f"the kernel does not see partition {part.number} of {self.disk['name']}")
+            time.sleep(0.1)
+        return node
+
+    def _node(self, number: int) -> Path:
+        name = self.device.name
+        return self.device.with_name(f"{name}p{number}" if name[-1].isdigit() else f"{name}{number}")
+
+    def see(self) -> None:
+        """Let the kernel read the partition table again."""
+        self.work.run("partx", "--update", str(self.device))
+        self.work.run("udevadm", "settle", "--timeout=15")
+
+    # Partitions.
+
+    def move_backup(self) -> None:
+        if self.table().scheme == "gpt":
+            self.work.must("disk", "move the second partition table to the end", "sgdisk", "-e", str(self.device))
+
+    def grow(self, reserve: int) -> Partition | None:
+        """Let the hindmost partition reach the end of the disk, less `reserve` bytes, if it is Linux's; return it."""
+        table = self.table()
+        part = table.hindmost
+        if part is None or part.kind not in _LINUX:
+            self.work.say("the last partition is not Linux's; nothing is grown")
+            return None
+        unit = MIB // self.sector
+        end = (table.last + 1 - reserve // self.sector) // unit * unit - 1
+        if end <= part.end:
+            return part
+        if table.scheme == "dos":
+            _set_dos_entry(self.device, part.number, part.kind, part.start, end, part.active)
+        else:
+            self._grow_gpt(part, end)
+        self.work.say(f"partition {part.number} grows to {(end - part.start + 1) * self.sector >> 20} MiB")
+        return dataclasses.replace(part, end=end)
+
+    def _grow_gpt(self, part: Partition, end: int) -> None:
+        number = part.number
+        argv = ["sgdisk", "-a", "1", "-d", str(number), "-n", f"{number}:{part.start}:{end}"]
+        argv += ["-t", f"{number}:{part.kind}", "-u", f"{number}:{part.guid}"]
+        argv += ["-c", f"{number}:{part.name}"] if part.name else []
+        for bit in range(64):
+            argv += ["-A", f"{number}:set:{bit}"] if part.attributes >> bit & 1 else []
+        self.work.must("disk", f"grow partition {number}", *argv, str(self.device))
+
+    def grow_filesystem(self, part: Partition) -> None:
+        node = self.node(part)
+        kind, work = filesystem(node), self.work
+        if kind == "ext":
+            checked = work.run("e2fsck", "-f", "-y", str(node), limit=1800)
+            if checked.code & ~3:  # 1 and 2: errors were corrected
+                raise TaskError("image", f"the file system of the image is damaged: {checked.said}")
+            work.must("disk", "grow the file system", "resize2fs", str(node), limit=1800)
+        elif kind in ("xfs", "btrfs"):
+            argv = ("xfs_growfs",) if kind == "xfs" else ("btrfs", "filesystem", "resize", "max")
+            with mounted(work, node) as folder:
+                work.must("disk", "grow the file system", *argv, str(folder), limit=600)
+        else:
+            work.say(f"the file system of partition {part.number} is {kind or 'unknown'}; it is not grown")
+
+    def add_drive(self, files: Mapping[str, str]) -> None:
+        """Put a config drive (FAT, called config-2, as cloud-init and cloudbase-init look for) at the end."""
+        table = self.table()
+        unit = MIB // self.sector
+        end = (table.last + 1) // unit * unit - 1
+        start = end + 1 - _DRIVE // self.sector
+        if table.hindmost is not None and table.hindmost.end >= start:
+            raise TaskError("disk", "there is no room for the config drive behind the last partition")
+        if table.scheme == "dos":
+            used = {part.number for part in table.partitions}
+            free = next((number for number in range(1, 5) if number not in used), 0)
+            if not free:
+                raise TaskError("image", "all four primary partitions are used; the config drive needs one")
+            _set_dos_entry(self.device, free, "0c", start, end, active=False)
+        else:
+            argv = ("-a", str(unit), "-n", f"0:{start}:{end}", "-t", "0:0700", "-c", "0:config-2", str(self.device))
+            self.work.must("disk", "add the config drive", "sgdisk", *argv)
+        self.see()
+        part = next(part for part in self.table().partitions if part.start == start)
+        node = self.node(part)
+        self.work.must("disk", "format the config drive", "mkfs.vfat", "-n", "config-2", str(node))
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder), files)
+            fat_copy(self.work, node, Path(folder))
+
+    # The bootloader.
+
+    def check_bootloader(self, firmware: str, image: str) -> str:
+        """Return which bootloader the disk has for `firmware`; raise TaskError("image") if it has none."""
+        return self._uefi(image) if firmware == "uefi" else self._bios()
+
+    def _bios(self) -> str:
+        table = self.table()
+        with self.device.open("rb") as stream:
+            code = stream.read(440)
+            if not any(code):
+                raise TaskError("image", "the image has no boot code for BIOS in its first sector")
+            for part in table.of_kind(BIOS_BOOT):
+                stream.seek(part.start * self.sector)
+                if any(stream.read(MIB)):
+                    return f"boot code, and BIOS boot partition {part.number}"
+        active = next((part.number for part in table.partitions if part.active), 0)
+        if table.scheme == "dos" and active:
+            return f"boot code, and active partition {active}"
+        raise TaskError("image", "the image has boot code for BIOS, but no BIOS boot partition and no active one")
+
+    def _uefi(self, image: str) -> str:
+        arch = "AA64" if os.uname().machine == "aarch64" else "X64"
+        loaders = (
+            f"BOOT/BOOT{arch}",
+            f"[^/]+/SHIM{arch}",
+            "MICROSOFT/BOOT/BOOTMGFW",
+            f".+/(?:GRUB|SYSTEMD-BOOT){arch}",
+        )
+        found: list[tuple[int, str, Partition]] = []
+        for part in self.table().of_kind(ESP, "ef"):
+            for path in fat_files(self.work, self.node(part)):
+                ranks = [
+                    rank for rank, loader in enumerate(loaders) if re.fullmatch(f"/EFI/{loader}.EFI", path.upper())
+                ]
+                found += [(rank, path, part) for rank in ranks]
+        if not found:
+            raise TaskError("image", "the image has no EFI system partition with a bootloader for this machine")
+        rank, path, part = min(found, key=lambda each: each[:2])
+        added = self._boot_entry(part, path, image)
+        if rank and not added:
+            raise TaskError("image", f"the image has only {path}, which needs a boot entry, and none could be made")
+        return path.lstrip("/")
+
+    def _boot_entry(self, part: Partition, path: str, image: str) -> bool:
+        """Add an entry to the firmware's list, behind the one that this boot came by (the network); best effort."""
+        work = self.work
+        if not work.machine.children("/sys/firmware/efi/efivars"):
+            return False
+        listed = work.run("efibootmgr").out
+        for old in re.findall(r"^Boot([0-9A-F]{4})\*? Halligan ", listed, re.MULTILINE):
+            work.run("efibootmgr", "-q", "-b", old, "-B")
+        argv = ["efibootmgr", "-c", "-d", str(self.device), "-p", str(part.number)]
+        made = work.run(*argv, "-L", f"Halligan {image}", "-l", path.replace("/", "\\"))
+        new = re.findall(r"^Boot([0-9A-F]{4})\*? Halligan ", made.out, re.MULTILINE)
+        if not made.ok or not new:
+            return False
+        order, current = _boot_order(made.out)
+        wanted = list(dict.fromkeys([each for each in (current, new[-1], *order) if each]))
+        work.run("efibootmgr", "-q", "-o", ",".join(wanted))
+        return True
+
+    # The root file system.
+
+    @contextlib.contextmanager
+    def root(self) -> Iterator[Path | None]:
+        """Give the root folder of the new system, mounted; None if the disk has no Linux root (Windows)."""
+        parts = sorted(self.table().partitions, key=lambda part: part.start - part.end)
+        for part in parts:
+            if part.kind not in (ESP, BIOS_BOOT) and filesystem(self.node(part)) in ("ext", "xfs", "btrfs"):
+                with mounted(self.work, self.node(part)) as folder:
+                    tops = (folder, folder / "@", folder / "root")  # the usual names of a root in btrfs
+                    top = next((top for top in tops if (top / "etc").is_dir() and (top / "usr").is_dir()), None)
+                    if top is not None:
+                        yield top
+                        return
+        yield None
+
+
+def _boot_order(listed: str) -> tuple[list[str], str]:
+    """Return efibootmgr's BootOrder, and the entry that this boot came by."""
+    order = re.search(r"^BootOrder: (\S+)", listed, re.MULTILINE)
+    current = re.search(r"^BootCurrent: (\S+)", listed, re.MULTILINE)
+    return (order[1].split(",") if order else []), (current[1] if current else "")
+
+
+@contextlib.contextmanager
+def mounted(work: Work, node: Path) -> Iterator[Path]:
+    """Mount a file system below /run/halligan, and take it off again with everything written."""
+    base = work.machine.path("/run/halligan")
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="mount-", dir=base))
+    try:
+        work.must("image", f"mount {node}", "mount", str(node), str(folder))
+        try:
+            yield folder
+        finally:
+            gone = work.machine.run("umount", str(folder), limit=300)
+            if not gone.ok:
+                work.note(f"umount: {gone.said}")
+                work.machine.run("umount", "--lazy", str(folder), limit=60)
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return where `name` is in the tree below `root`, following links as the new system will, never out of the tree."""
+    at, todo, hops = root, name.split("/"), 0
+    while todo:
+        part = todo.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            at = at.parent if at != root else root
+            continue
+        here = at / part
+        if not here.is_symlink():
+            at = here
+            continue
+        hops += 1
+        if hops > 40:
+            raise TaskError("image", f"{name} goes round in links")
+        link = str(here.readlink())
+        at, todo = (root if link.startswith("/") else at), link.split("/") + todo
+    return at
+
+
+def write_files(root: Path, files: Mapping[str, str], below: str = "") -> None:
+    """Write files (relative path -> text) into a tree, for root's eyes only."""
+    for name, text in sorted(files.items()):
+        if name.startswith("/") or ".." in name.split("/") or not name:
+            raise TaskError("image", f"the seed has a file with a path that is not its own: {name!r}")
+        path = inside(root, f"{below}/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o600)
+
+
+def fat_files(work: Work, node: Path) -> list[str]:
+    """Return the paths of all files of a FAT file system, with or without the kernel's help."""
+    listed = work.run("mdir", "-b", "-/", "-i", str(node), "::/")
+    if listed.ok:
+        return [line[2:] for line in listed.out.splitlines() if line.startswith("::/") and not line.endswith("/")]
+    with mounted(work, node) as folder:
+        return [f"/{path.relative_to(folder)}" for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def fat_copy(work: Work, node: Path, source: Path) -> None:
+    """Copy what is in a folder to the top of a FAT file system."""
+    names = sorted(str(path) for path in source.iterdir())
+    if work.run("mcopy", "-s", "-Q", "-i", str(node), *names, "::/").ok:
+        return
+    with mounted(work, node) as folder:
+        work.must("disk", "fill the config drive", "cp", "-r", *names, str(folder))
+
+
+def make_host_keys(work: Work, root: Path, kinds: Sequence[str]) -> list[str]:
+    """Make the new system's SSH host keys where they stay; return the public halves without comments."""
+    folder = inside(root, "etc/ssh")
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for old in folder.glob("ssh_host_*_key*"):
+        old.unlink()
+    keys = []
+    for kind in kinds:
+        path = folder / f"ssh_host_{kind}_key"
+        work.must("image", f"make a host key of type {kind}", "ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "",
+                  "-f", str(path))  # fmt: skip
+        keys.append(" ".join(path.with_suffix(".pub").read_text().split()[:2]))
+    settings = inside(root, "etc/cloud/cloud.cfg.d")
+    if settings.is_dir():  # cloud-init would make others at the first start
+        (settings / "95_halligan_host_keys.cfg").write_text("ssh_deletekeys: false\nssh_genkeytypes: []\n")
+    if re.search(r"^SELINUX=(?:enforcing|permissive)", _text(inside(root, "etc/selinux/config")), re.MULTILINE):
+        (root / ".autorelabel").touch()  # what we wrote has no labels
+    return keys
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def install_task(work: Work, args: Json) -> Done:
+    """Write an image to the disk, and make it this host's: grown, able to boot, with its seed and its host keys."""
+    image, seed = args["image"], args.get("seed") or {"kind": "", "files": {}}
+    work.step("find", f"looking for the disk to write {image['name']} to")
+    disk = find_disk(work.machine, args["disk"])
+    device = device_of(work.machine, disk)
+    room = size_of(device)
+    needs = int(image["size"]) + (_DRIVE + 2 * MIB if seed["kind"] == "configdrive" else 0)
+    if room < needs:
+        raise TaskError("disk", f"{disk['name']} has {room} bytes, and {image['name']} needs {needs}")
+    install = Install(work, disk, device, disk["logical_sectors"])
+    free_disk(work, disk)
+    try:
+        work.step("clear", f"clearing {disk['name']} ({disk['model'] or 'disk'}, {room >> 30} GiB)")
+        install.clear()
+        work.step("write", f"writing {image['name']} to {disk['name']}")
+        with Target(device) as target:
+            write_image(work, image, target, install.sector)
+        outputs = _finish(install, args, seed)
+    except BaseException:
+        install.spoil()
+        raise
+    return Done({**outputs, "disk": disk["name"], "bytes": int(image["size"])})
+
+
+def _finish(install: Install, args: Json, seed: Json) -> Json:
+    work, image = install.work, args["image"]
+    work.step("grow", "growing the last partition to the size of the disk")
+    install.move_backup()
+    drive = seed["kind"] == "configdrive"
+    part = install.grow(_DRIVE + MIB if drive else 0) if args.get("grow", True) else None
+    install.see()
+    if part is not None:
+        install.grow_filesystem(part)
+    work.step("bootloader", "looking for the bootloader")
+    firmware = args.get("firmware") or boot_facts(work.machine)["current_boot_mode"]
+    bootloader = install.check_bootloader(firmware, image["name"])
+    work.say(f"{firmware} starts {bootloader}")
+    work.step("seed", "telling the new system who it is")
+    keys = _personalise(install, seed, args.get("host_keys") or ())
+    if drive:
+        install.add_drive(seed["files"])
+    work.step("sync", "waiting for the disk")
+    work.run("blockdev", "--flushbufs", str(install.device))
+    os.sync()
+    return {"host_keys": keys, "image": f"{image['name']}@{image['sha256'][:12]}", "bootloader": bootloader}
+
+
+def _personalise(install: Install, seed: Json, kinds: Sequence[str]) -> list[str]:
+    """Write what belongs into the new root. A system that wants nothing there (Windows) is not mounted."""
+    if seed["kind"] != "nocloud" and not kinds:
+        return []
+    with install.root() as root:
+        if root is None:
+            raise TaskError("image", "the image has no Linux root file system to put seed and host keys into")
+        if seed["kind"] == "nocloud":
+            write_files(root, seed["files"], "var/lib/cloud/seed/nocloud")
+        return make_host_keys(install.work, root, kinds) if kinds else []
+
+
+# --- task: erase ----------------------------------------------------------------------------------------------------
+
+_SAMPLES = 64
+
+
+def proof(device: Path) -> int:
+    """Read both ends and 64 random places of a disk, past all caches; return how many, or TaskError("erase")."""
+    handle = os.open(device, os.O_RDONLY)
+    try:
+        size = os.lseek(handle, 0, os.SEEK_END)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(handle, _BLKFLSBUF)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        inner = {secrets.randbelow(max(1, size // MIB)) * MIB for _ in range(_SAMPLES)}
+        places = sorted({0, max(0, size - MIB), *inner})
+        for at in places:
+            if any(os.pread(handle, MIB, at)):
+                raise TaskError("erase", f"{device.name} still holds data at byte {at}")
+        return len(places)
+    finally:
+        os.close(handle)
+
+
+Way = Callable[[Work, Json, Path, Callable[[float], None]], bool]
+
+
+def _format(work: Work, disk: Json, device: Path, secure: int) -> bool:
+    """Let an NVMe disk erase itself. Where it has several namespaces that might hit the others, so it is not done."""
+    controller = re.match(r"(nvme\d+)n\d+$", disk["name"].removeprefix("/dev/"))
+    if controller is None:
+        return False
+    pattern = re.compile(rf"{controller[1]}n\d+")
+    if sum(bool(pattern.fullmatch(name)) for name in work.machine.children("/sys/block")) > 1:
+        work.note(f"{disk['name']} is one of several namespaces; its controller is not asked to erase")
+        return False
+    return work.run("nvme", "format", str(device), "-s", str(secure), "--force", limit=3600).ok
+
+
+def _way_format(work: Work, disk: Json, device: Path, percent: Callable[[float], None]) -> bool:
+    del percent
+    return _format(work, disk, device, 1)
+
+
+def _way_crypto(work: Work, disk: Json, device: Path, percent: Callable[[float], None]) -> bool:
+    del percent
+    return _format(work, disk, device, 2)
+
+
+def _way_discard(work: Work, disk: Json, device: Path, percent: Callable[[float], None]) -> bool:
+    del percent
+    name = disk["name"].removeprefix("/dev/")
+    if work.machine.read(f"/sys/block/{name}/queue/discard_max_bytes") in ("", "0"):
+        return False
+    return work.run("blkdiscard", "--force", str(device), limit=3600).ok
+
+
+def _way_zero(work: Work, disk: Json, device: Path, percent: Callable[[float], None]) -> bool:
+    del disk
+    with Target(device) as target:
+        for at in range(0, target.size, len(_ZEROS)):
+            work.go_on()
+            target.overwrite(at, len(_ZEROS))
+            percent(100 * at / target.size)
+        target.sync()
+    return True
+
+
+_WAYS: dict[str, tuple[tuple[str, Way], ...]] = {
+    "auto": (("format", _way_format), ("discard", _way_discard), ("zero", _way_zero)),
+    "crypto": (("crypto", _way_crypto),),
+    "discard": (("discard", _way_discard),),
+    "zero": (("zero", _way_zero),),
+}
+
+
+def erase_disk(work: Work, disk: Json, method: str, percent: Callable[[float], None]) -> Json:
+    """Erase a disk by the first way that works and is proven; TaskError("erase") if none is."""
+    device = device_of(work.machine, disk)
+    problem = "it can do none of them"
+    for name, way in _WAYS[method]:
+        work.note(f"{disk['name']}: trying {name}")
+        if not way(work, disk, device, percent):
+            continue
+        try:
+            samples = proof(device)
+        except TaskError as error:
+            problem = error.problem
+            work.note(f"{name}: {problem}")
+            continue
+        work.run("partx", "--delete", str(device))
+        work.say(f"{disk['name']} is erased ({name}), {samples} samples are all zero")
+        told = {key: disk[key] for key in ("name", "serial", "size")}
+        return {**told, "method": name, "verified": True, "samples": samples}
+    raise TaskError(
+        "erase", f"{disk['name']} (serial {disk['serial'] or 'none'}): {method} did not erase it: {problem}"
+    )
+
+
+def erase_task(work: Work, args: Json) -> Done:
+    """Erase disks side by side. What was erased is told even if another one failed."""
+    method, wanted = args.get("method") or "auto", args["disks"]
+    if method not in _WAYS:
+        raise TaskError("erase", f"no such method: {method}; there are {', '.join(_WAYS)}")
+    work.step("erase", "erasing " + ("all disks" if wanted == "all" else f"{len(wanted)} disks"))
+    every = disk_facts(work.machine)
+    left = [disk["name"] for disk in every if disk["removable"]] if wanted == "all" else []
+    if left:
+        work.say(f"left alone, because they can be taken out: {', '.join(left)}")
+    disks = [each for each in every if not each["removable"]] if wanted == "all" else [
+        find_disk(work.machine, each) for each in wanted
+    ]  # fmt: skip
+    for disk in disks:
+        free_disk(work, disk)  # all of them, before the first is touched
+    shares = dict.fromkeys((disk["name"] for disk in disks), 0.0)
+
+    def one(disk: Json) -> Json | TaskError:
+        def percent(value: float) -> None:
+            shares[disk["name"]] = value
+            work.percent(sum(shares.values()) / len(shares))
+
+        try:
+            return erase_disk(work, disk, method, percent)
+        except TaskError as error:
+            return error
+        except OSError as error:
+            return TaskError("erase", f"{disk['name']}: {error.strerror}")
+
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(one, disks))
+    outputs = {"disks": [each for each in ended if not isinstance(each, TaskError)], "left": left}
+    problems = [each.problem for each in ended if isinstance(each, TaskError)]
+    if problems:
+        raise TaskError("erase", "; ".join(problems), outputs)
+    return Done(outputs)
+
+
+# --- task: rescue ---------------------------------------------------------------------------------------------------
+
+
+def rescue_task(work: Work, args: Json) -> Done:
+    """Let people with these keys log in as root; tell them where, and by which host keys they know the machine."""
+    keys = [str(key) for key in args.get("authorized_keys") or work.site.authorized_keys]
+    if not keys:
+        raise TaskError("", "nobody's key was given, so nobody could log in")
+    machine = work.machine
+    work.step("rescue", "opening the shell")
+    machine.path("/root/.ssh").mkdir(mode=0o700, parents=True, exist_ok=True)
+    machine.write("/root/.ssh/authorized_keys", "".join(f"{key.strip()}\n" for key in keys))
+    machine.path("/etc/ssh").mkdir(parents=True, exist_ok=True)
+    work.must("", "make host keys", "ssh-keygen", "-A", "-f", str(machine.root))
+    if not work.run("systemctl", "start", "ssh.service").ok:
+        work.must("", "start the SSH server", "systemctl", "start", "sshd.service")
+    names = [name for name in machine.children("/etc/ssh") if re.fullmatch(r"ssh_host_\w+_key\.pub", name)]
+    public = [" ".join(machine.read(f"/etc/ssh/{name}").split()[:2]) for name in names]
+    nics = interface_facts(machine)
+    address = next((nic[key] for key in ("ipv4_address", "ipv6_address") for nic in nics if nic[key]), "")
+    prints = machine.run("ssh-keygen", "-lf", str(machine.path("/etc/ssh/ssh_host_ed25519_key.pub"))).out.split()
+    work.say(f"rescue: ssh root@{address or 'this machine'}, host key {prints[1] if len(prints) > 1 else 'unknown'}")
+    return Done({"address": address, "host_keys": public})
+
+
 TASKS: dict[str, Task] = {
+    "install": install_task,
+    "erase": erase_task,
+    "rescue": rescue_task,
     "reboot": reboot_task,
     "poweroff": poweroff_task,
 }
@@ -1453,7 +2453,15 @@ class Agent:
         session = Session(site, self._authority, machine, str(found["credential"]))
         teller = threading.Thread(target=self._tell, args=(session.another(), facts), name="facts", daemon=True)
         teller.start()
+        if found.get("mode") == "rescue":
+            self._open_shell()
         return session, poll
+
+    def _open_shell(self) -> None:
+        try:
+            self._tasks["rescue"](Work(self._machine, self._site, self._console), {})
+        except (TaskError, OSError) as error:
+            self._console.say(f"the shell cannot be opened: {error}")
 
     def _ask(self, site: Site, facts: Json) -> Json:
         client = Client(site.server, self._authority)
@@ -1594,7 +2602,7 @@ def _unknown(work: Work, args: Json) -> Done:
 
 
 def _result(error: TaskError, log: str) -> Json:
-    return {"ok": False, "outputs": {}, "problem": error.problem, "failure": error.failure, "log": log}
+    return {"ok": False, "outputs": error.outputs, "problem": error.problem, "failure": error.failure, "log": log}
 
 
 def _insist(call: Callable[[], T], console: Console, what: str) -> T:
