@@ -281,6 +281,11 @@ class Machines:
             await self._foreign_facts(state, found.identity, who, by)
         await self._new_facts(state, found, document, level or found.level, by)
 
+    async def refused_facts(self, machine: str, why: str, by: str) -> None:
+        """Put on record that a machine's facts were refused: whoever waits for them is told why they do not come."""
+        state = await self._read(self._store.machine, machine)
+        await self._note(machine, state, "facts", f"refused from {by}: {why}")
+
     async def _foreign_facts(self, state: MachineState, identity: Identity, who: str, by: str) -> None:
         reason = f"another machine's facts: {state.id} at {by} sent those of {who}"
         keys = identities.keys(identity)

@@ -204,9 +204,13 @@ class BootService:
 
     async def _facts(self, request: web.Request) -> web.Response:
         machine, credential = await self._who(request)
-        document = await _body(request, MOST_BYTES)
         level = request.query.get("level", "")
-        await self._machines.facts(machine, credential, document, level, _by(request))
+        try:
+            document = await _body(request, MOST_BYTES)
+            await self._machines.facts(machine, credential, document, level, _by(request))
+        except DeniedError as error:
+            await self._machines.refused_facts(machine, error.summary, _by(request))
+            raise
         _LOG.info("%s facts of %s from %s", level or "full", machine, _by(request))
         return web.Response(status=204)
 

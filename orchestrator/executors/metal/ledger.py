@@ -24,6 +24,7 @@ __all__ = ["Ledger", "SilentError"]
 _LOOK_S = 0.2
 _KINDS = (kinds.MACHINE_MOVED, kinds.MACHINE_PROGRESS, kinds.MACHINE_BOOT, kinds.NODE_FORGOTTEN)
 _TRIES = 5
+_MOST_REASON = 600
 
 T = TypeVar("T")
 
@@ -95,7 +96,14 @@ class Ledger:
         def seen() -> list[Event]:
             return [e for name in names for e in self._store.events(node=name, kinds=[kinds.MACHINE_BOOT])]
 
-        events = await asyncio.to_thread(seen)
+        def doubted() -> list[Event]:
+            """A conflict is on record with the machine that was there first: it may name ours in its reason only."""
+            found = self._store.events(kinds=[kinds.MACHINE_CONFLICT])
+            return [e for e in found if e.node in names or any(key in e.data["reason"] for key in wanted.keys)]
+
+        events, conflicts = await asyncio.to_thread(lambda: (seen(), doubted()))
+        if conflicts:
+            return f"there is a conflict about who it is: {conflicts[-1].data['reason'][:_MOST_REASON]}"
         if not events:
             return "nothing at all was heard of it"
         last = max(events, key=lambda event: event.seq)
