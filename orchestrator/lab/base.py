@@ -17,7 +17,7 @@ from orchestrator.lab.errors import LabError
 from orchestrator.lab.host import Cgroup, flock, spawn, tail
 from orchestrator.lab.values import USER, Lab, Places
 
-__all__ = ["USER_ID", "digest", "ensure", "folder", "forget_partial"]
+__all__ = ["USER_ID", "digest", "ensure", "folder", "forget_partial", "load_ansible"]
 
 USER_ID = 1000
 
@@ -142,14 +142,14 @@ def _build(lab: Lab, places: Places, conf: str, target: Path) -> None:
             detail=tail(log, 25),
             hint="If an archive cannot be reached, check `apt-get update` on this machine; then run `up` again.",
         )
-    _load(partial, places)
+    load_ansible(partial, places.cache)
     partial.rename(target)
 
 
-def _load(tree: Path, places: Places) -> None:
-    """Put ansible-core into the image, compiled by the image's own Python: the first contact need not send it."""
+def load_ansible(tree: Path, cache: Path) -> None:
+    """Put ansible-core into an image's tree, compiled by its own Python: the first contact need not send it."""
     kept = tree / parcels.ON_HOST.relative_to("/")
-    parcel = parcels.ansible_parcel(places.cache / "parcels")
+    parcel = parcels.ansible_parcel(cache / "parcels")
     parcels.unpack(parcel, kept)
     inside = parcels.ON_HOST / parcel.name
     compiled = f"-Xpycache_prefix={parcels.ON_HOST / 'pyc' / parcel.name}"
