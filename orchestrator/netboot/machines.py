@@ -378,7 +378,13 @@ class Machines:
         step, message, percent = _text(body, "step", 40), _text(body, "message", 200), _percent(body)
         if self._tells(machine, step, percent):
             event = kinds.machine_progress(
-                machine, at=self._clock(), node=state.node, task=task, step=step, percent=percent, message=message
+                machine,
+                at=self._clock(),
+                node=state.node,
+                task=state.order.task,
+                step=step,
+                percent=percent,
+                message=message,
             )
             await self._commits.append([event])
             _LOG.info("%s %s: %s %.0f %% %s", machine, by, step, percent, message)

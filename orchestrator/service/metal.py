@@ -458,7 +458,8 @@ def _traced(event: Event) -> TraceLine | None:
             detail += f": {reason}" if reason else ""
         case kinds.MACHINE_PROGRESS:
             what = data["task"] or "progress"
-            detail = f"{data['step']} {data['percent']:.0f} % {data['message']}".rstrip()
+            percent = f" {data['percent']:.0f} %" if data["percent"] else ""
+            detail = f"{data['step']}{percent} {data['message']}".rstrip()
         case kinds.MACHINE_CONFLICT:
             what, detail = "conflict", data["reason"]
         case kinds.STEP_STARTED:
