@@ -2078,7 +2078,7 @@ def mounted(work: Work, node: Path) -> Iterator[Path]:
 
 
 def inside(root: Path, name: str) -> Path:
-    """Return where `name` is in the tree below `root`, following links as the new system will, never out of the tree."""
+    """Return where `name` is in the tree below `root`, following links as the new system will, never out of it."""
     at, todo, hops = root, name.split("/"), 0
     while todo:
         part = todo.pop(0)
@@ -2113,7 +2113,7 @@ def write_files(root: Path, files: Mapping[str, str], below: str = "") -> None:
 def fat_files(work: Work, node: Path) -> list[str]:
     """Return the paths of all files of a FAT file system, with or without the kernel's help."""
     listed = work.run("mdir", "-b", "-/", "-i", str(node), "::/")
-    if listed.ok:
+    if listed.ok or "not found" in listed.err.lower():  # what mdir says of an empty one
         return [line[2:] for line in listed.out.splitlines() if line.startswith("::/") and not line.endswith("/")]
     with mounted(work, node) as folder:
         return [f"/{path.relative_to(folder)}" for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -2308,9 +2308,8 @@ def erase_disk(work: Work, disk: Json, method: str, percent: Callable[[float], N
         work.say(f"{disk['name']} is erased ({name}), {samples} samples are all zero")
         told = {key: disk[key] for key in ("name", "serial", "size")}
         return {**told, "method": name, "verified": True, "samples": samples}
-    raise TaskError(
-        "erase", f"{disk['name']} (serial {disk['serial'] or 'none'}): {method} did not erase it: {problem}"
-    )
+    named = f"{disk['name']} (serial {disk['serial'] or 'none'})"
+    raise TaskError("erase", f"{named} is not erased ({method}): {problem}")
 
 
 def erase_task(work: Work, args: Json) -> Done:
