@@ -229,36 +229,59 @@ def test_scripts_are_scripts(phase):
     assert {name for line in commands(text) for name in re.findall(r"goto (\w+)", " ".join(line))} <= labels
 
 
-SHELLY = st.text(alphabet=st.sampled_from("a1:${}|&;#\n\r\t `'\"\\/?é\0%"), max_size=80) | st.text(max_size=80)
-QUERY = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("mac", "uuid", "serial", "arch", "platform", "manufacturer", "product"), SHELLY)
-)
+SHELLY = st.text(alphabet=st.sampled_from("a1:${}|&;# \n\r\t`'\"\\/?é\0%"), max_size=80) | st.text(max_size=80)
+PROSE = ("serial", "manufacturer", "product")
+DECIDING = {
+    "mac": st.just("52-54-00-AA-BB-CC") | SHELLY,
+    "uuid": st.just(UUID) | SHELLY,
+    "arch": st.sampled_from(["i386", "x86_64", "arm64"]) | SHELLY,
+    "platform": st.sampled_from(["efi", "pcbios"]) | SHELLY,
+}
 
 
-@given(query=QUERY, phase=st.sampled_from([None, *Phase]), node=SHELLY, odd=st.booleans())
-def test_no_hostile_value_reaches_a_script(query, phase, node, odd):
-    """Whatever a machine says of itself, its script has the commands that it would have had anyway."""
-    query = query | ({"mac": "52-54-00-AA-BB-CC"} if odd else {})
+@given(st.fixed_dictionaries({}, optional=DECIDING | dict.fromkeys(PROSE, SHELLY)))
+def test_a_request_is_harmless_or_refused(query):
     try:
-        request = Request.parse(query)
+        found = Request.parse(query)
     except HalliganError:
         return
-    state = machine(phase, node=node) if phase else None
-    text = script(decide(state, request, unknown="discover"), SETTINGS, TEMPLATES)
-    known = replace(request, serial="", manufacturer="", product="", platform="")
-    plain = script(decide(machine(phase) if phase else None, known, unknown="discover"), SETTINGS, TEMPLATES)
-    quiet = [words if words[0] != "echo" else ["echo"] for words in commands(text)]
-    assert quiet == [words if words[0] != "echo" else ["echo"] for words in commands(plain)]
+    assert re.fullmatch(r"([0-9a-f]{2}(:[0-9a-f]{2}){5})?", found.mac)
+    assert re.fullmatch(r"([0-9a-f-]{36})?", found.uuid)
+    assert all(re.fullmatch(r"[a-z0-9_]{0,16}", word) for word in (found.arch, found.platform))
+    for name in PROSE:
+        assert re.fullmatch(r"[ -~]{0,64}", getattr(found, name))
+
+
+@given(
+    query=st.fixed_dictionaries({}, optional=dict.fromkeys(PROSE, SHELLY)),
+    phase=st.sampled_from([None, *Phase]),
+    node=SHELLY,
+    arch=st.sampled_from(["", "i386", "x86_64", "arm64", "arm32"]),
+)
+def test_no_hostile_value_reaches_a_script(query, phase, node, arch):
+    """Whatever a machine says of itself, its script has the commands that it would have had anyway."""
+    request = Request.parse(query | {"mac": MAC, "arch": arch})
+    text = script(
+        decide(machine(phase, node=node) if phase else None, request, unknown="discover"), SETTINGS, TEMPLATES
+    )
+    silent = Request(mac=MAC, arch=arch)
+    plain = script(decide(machine(phase) if phase else None, silent, unknown="discover"), SETTINGS, TEMPLATES)
+    assert [words for words in commands(text) if words[0] != "echo"] == [
+        words for words in commands(plain) if words[0] != "echo"
+    ]
     assert text.count("\n") == plain.count("\n")
+    assert set(text) <= {"\n", *map(chr, range(32, 127))}
     for words in commands(text):
         if words[0] == "echo":
             assert not {"&&", "||"} & set(words)
-            assert set(re.findall(r"\$\{[^}]*\}?", " ".join(words))) <= {"${errno}", "${tries}"}
-    for name in ("serial", "manufacturer", "product"):
-        secret = f"zq{name}qz"
-        assert secret not in script(
-            decide(state, replace(request, **{name: secret}), unknown="discover"), SETTINGS, TEMPLATES
-        )
+            assert set(re.findall(r"\$\{?[^}]*\}?", " ".join(words))) <= {"${errno}", "${tries}"}
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_what_people_read_is_in_no_script(name):
+    """Not even escaped: what is not there cannot go wrong."""
+    for phase in (None, *Phase):
+        assert "zqz" not in answer(phase, request=replace(REQUEST, **{name: "zqz"}))
 
 
 @pytest.mark.parametrize(
