@@ -66,7 +66,8 @@ _Dumper.add_representer(str, _text)
 
 
 def dump(value: Json) -> str:
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=1000)
+    """Return YAML in plain ASCII: as it is, some line ends of Unicode are not read back as they were written."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=False, width=1000)
 
 
 def ours(host: Host) -> dict[str, Json]:
