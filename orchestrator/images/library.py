@@ -95,19 +95,31 @@ class Library:
 
     def current(self, name: str) -> Image:
         """Return the image that a name means now. Raises HalliganError when there is none or it is damaged."""
-        pointer = self.folder / f"{name}.json"
-        if not _NAME.fullmatch(name) or _LIKE_AN_IMAGE.fullmatch(name) or not pointer.is_file():
+        if name not in self.names():
             raise self._no_image(name)
+        image = _read(self.folder / f"{self.current_id(name)}.json")
+        self._check_file(image)
+        return image
+
+    def current_id(self, name: str) -> str:
+        """Return the id of the image that a name means now; its manifest may be missing."""
+        pointer = self.folder / f"{name}.json"
         try:
-            chosen = str(json.loads(pointer.read_text())["current"])
+            return str(json.loads(pointer.read_text())["current"])
         except (OSError, ValueError, KeyError, TypeError):
             raise HalliganError(
                 f"{pointer} is damaged: it does not say which image {name} means",
                 hint="Build or import the image again; that writes it anew.",
             ) from None
-        image = _read(self.folder / f"{chosen}.json")
-        self._check_file(image)
-        return image
+
+    def find(self, name: str) -> Image:
+        """Return an image by a name, or by the full id of one version, whether its disk is there or not."""
+        for image in self.images():
+            if name in (image.id, f"{image.name}@{image.sha256[:12]}"):
+                return image
+        if name not in self.names():
+            raise self._no_image(name)
+        return _read(self.folder / f"{self.current_id(name)}.json")
 
     def path(self, image: Image) -> Path:
         """Return where an image's compressed disk is."""
@@ -206,7 +218,7 @@ class Library:
         """Remove a name with all its images, or by its full id one that is not current. Returns what was removed."""
         images = self.images()
         if one := [image for image in images if image.id == name]:
-            if self._points_at(one[0].name) == name:
+            if one[0].name in self.names() and self.current_id(one[0].name) == name:
                 raise HalliganError(
                     f"{name} is what {one[0].name} means now, and cannot be removed alone",
                     hint=f"`halligan image remove {one[0].name}` removes all of them",
@@ -217,12 +229,6 @@ class Library:
             raise self._no_image(name)
         pointer.unlink()  # first, so that nobody chooses what is about to go
         return self._delete([image for image in images if image.name == name])
-
-    def _points_at(self, name: str) -> str:
-        try:
-            return str(json.loads((self.folder / f"{name}.json").read_text())["current"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
 
     def _delete(self, images: list[Image]) -> tuple[Image, ...]:
         for image in images:
