@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
     "reinstall": Entry(ACT, "Have nodes installed anew by the next apply."),
     "retire": Entry(ACT, "Erase every disk of a machine, prove it, and switch it off for good."),
     "forget": Entry(ACT, "Drop what is known of a node that is gone for good."),
+    "image": Entry(PREPARE, "Build, import and list operating system images."),
     "boot": Entry(PREPARE, "Answer machines of a site that start over the network."),
     "secrets": Entry(PREPARE, "Create, show and rotate a site's secrets."),
     "lab": Entry(PREPARE, "Start, stop and show a site's local lab machines."),
