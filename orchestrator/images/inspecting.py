@@ -20,6 +20,7 @@ __all__ = ["Disk", "Partition", "inspect"]
 
 ESP = ("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "ef")  # GPT's type, MBR's type
 BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
+_PROTECTIVE = "ee"  # MBR's type of the partition that stands for a GPT; seen only when there is no GPT any more
 
 _MAGIC: Mapping[str, tuple[int, bytes]] = {
     "ext4": (0x438, b"\x53\xef"),  # ext2 and ext3 as well: whoever mounts one with the driver of ext4 gets it
@@ -104,6 +105,12 @@ def _table(raw: Path) -> tuple[str, tuple[Partition, ...]]:
     if table.get("label") not in ("gpt", "dos") or not table.get("partitions"):
         raise HalliganError(
             "the image has no partition table (GPT or MBR), or an empty one", detail=_why(raw), hint=_WHOLE_DISK
+        )
+    if any(str(entry["type"]) == _PROTECTIVE for entry in table["partitions"]):
+        raise HalliganError(
+            "the image is cut short or damaged: it should have a GPT, and that is not valid for a disk of "
+            f"{raw.stat().st_size:,} bytes",
+            hint="Download it again, and compare its checksum (--checksum).",
         )
     sector = int(table.get("sectorsize", 512))
     with raw.open("rb") as file:
