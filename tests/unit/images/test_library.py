@@ -20,11 +20,20 @@ def library(tmp_path: Path) -> Library:
     return Library(tmp_path / "images")
 
 
-def add(library: Library, content: bytes, name: str = "debian-12", **more: str) -> Image:
+def add(library: Library, content: bytes, name: str = "debian-12", recipe: str = "") -> Image:
     raw = library.folder.parent / "disk.raw"
     raw.write_bytes(content)
-    told = {"os": "linux", "seed": "nocloud", "root": "ext4", "source": "a test", **more}
-    return library.add(raw, name=name, firmware=("bios", "uefi"), packages={"bash": "5.2"}, **told)
+    return library.add(
+        raw,
+        name=name,
+        firmware=("bios", "uefi"),
+        os="linux",
+        seed="nocloud",
+        root="ext4",
+        source="a test",
+        packages={"bash": "5.2"},
+        recipe=recipe,
+    )
 
 
 def test_the_folder_is_that_of_the_environment() -> None:
