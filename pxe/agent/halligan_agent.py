@@ -439,7 +439,7 @@ def _addresses(machine: Machine) -> dict[str, dict[str, str]]:
     """Map NICs to their first global addresses: {"eth0": {"inet": "192.0.2.7", "inet6": "2001:db8::7"}}."""
     found: dict[str, dict[str, str]] = {}
     for link in parsed(machine.run("ip", "-j", "addr", limit=5).out, []):
-        for address in link.get("addr_info", []):
+        for address in link.get("addr_info", []) if isinstance(link, dict) else []:
             if address.get("scope") == "global" and not address.get("temporary"):
                 found.setdefault(link["ifname"], {}).setdefault(address["family"], address["local"])
     return found
@@ -1600,6 +1600,8 @@ def read_table(device: Path, sector: int) -> Table:
         header = stream.read(92)
         if header[:8] == b"EFI PART":
             last, entries = struct.unpack_from("<Q", header, 48)[0], struct.unpack_from("<QII", header, 72)
+            if entries[2] < 128 or entries[0] * sector >= size:
+                return Table("", sector)
             stream.seek(entries[0] * sector)
             raw = stream.read(min(entries[1], 1024) * entries[2])
             return Table("gpt", sector, last, tuple(_gpt_entries(raw, entries[2])))

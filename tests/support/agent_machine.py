@@ -32,7 +32,7 @@ def tool(*argv: str | Path, **options: Any) -> str:
         [str(each) for each in argv], capture_output=True, text=True, env=environment, check=False, **options
     )
     assert ran.returncode == 0, f"{argv}: {ran.stdout}{ran.stderr}"
-    return ran.stdout
+    return str(ran.stdout)
 
 
 def _quiet(*argv: str) -> subprocess.CompletedProcess[str]:
