@@ -24,8 +24,12 @@ from support.agent_machine import (
     windows_image,
 )
 from support.agents import Authority, BootService, load_agent, wait_for
+from support.bootservice import Machine, Service, settings
 
 from orchestrator import facts
+from orchestrator.lifecycle import Signal, move
+from orchestrator.model import MachineState, Order, Phase
+from orchestrator.store import Store, kinds
 
 agent_file = load_agent()
 
@@ -546,6 +550,42 @@ def test_a_disk_in_use_is_left_alone(
     assert erased["ok"] is False
     assert service.ranges == []
     assert any(_bytes(device, 0, MIB))
+
+
+@needs_loops
+@needs_disk_tools
+def test_the_real_boot_service_and_the_agent_install_a_machine(image: MadeImage, device: Path, tmp_path: Path) -> None:
+    real = Service(settings=settings(tmp_path), folder=tmp_path)
+    (real.settings.images / "debian-12.raw.zst").write_bytes(image.packed)
+    met = Machine(real.start())
+    made = MadeMachine(tmp_path / "machine")
+    try:
+        assert met.script().status == 200
+        assert met.archive().status == 200
+        made.put("/etc/halligan/site.json", json.dumps({**met.site, "lldp_s": 0}))
+        made.put("/etc/halligan/ca.pem", met.ca)
+        made.put("/run/halligan/bootif", met.mac)
+        made.put("/sys/class/dmi/id/product_uuid", met.uuid)
+        for name, text in {"address": met.mac, "type": "1", "device/vendor": "0x1af4"}.items():
+            made.put(f"/sys/class/net/eth0/{name}", text)
+        disk = made.disk("vda", device, serial="S1")
+        with Store.open(real.settings.store) as store, made.agent() as agent:
+
+            def state(phase: Phase) -> MachineState | None:
+                assert agent.child.poll() is None, agent.console()
+                [found] = store.machines_like([f"mac:{met.mac}"])
+                return found if found.phase is phase and found.level == "full" else None
+
+            found = wait_for(lambda: state(Phase.DISCOVERED), "the full facts")
+            store.append([kinds.machine_moved(move(found, Signal.CLAIM, node="kvm-1"), at=1.0, by="test")])
+            found = wait_for(lambda: state(Phase.CLAIMED), "the claim")
+            order = Order(id="t-1", task="install", args=_args(image, disk))
+            store.append([kinds.machine_moved(move(found, Signal.INSTALL, order=order), at=2.0, by="test")])
+            done = wait_for(lambda: state(Phase.INSTALLED), "the install")
+        assert done.image == f"debian-12@{image.order()['sha256'][:12]}"
+        assert [key.split()[0] for key in done.host_keys] == ["ssh-ed25519"]
+    finally:
+        real.stop()
 
 
 # --- erasing --------------------------------------------------------------------------------------------------------
