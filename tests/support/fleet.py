@@ -125,10 +125,11 @@ class _Playing:
         return web.json_response(self.stage.secrets)
 
     async def _login(self, request: web.Request) -> web.Response:
-        player = self.players[request.match_info["name"]]
-        if player.phase != "system":
-            return web.Response(status=503, text=f"{player.who.name} does not answer")
-        return web.Response(text=player.who.host_key)
+        name = request.match_info["name"]
+        for player in self.players.values():
+            if player.hostname == name and player.phase == "system":
+                return web.Response(text=player.who.host_key)
+        return web.Response(status=503, text=f"{name} does not answer")
 
     async def _open(self, request: web.Request) -> web.Response:
         self.stage.open(request.match_info["gate"])

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 
 from tests.support.bootservice import unpack_cpio
 from tests.support.fleet_cast import Character, Fault
@@ -88,6 +89,7 @@ class Player:
     phase: str = "off"
     id: str = ""
     disk: str = ""  # the image on it
+    hostname: str = ""  # of the system on it
     boots: int = 0
     broken: bool = False
     orders: list[tuple[str, str]] = field(default_factory=list)
@@ -271,6 +273,7 @@ class Player:
             if self.who.fault is Fault.BAD_IMAGE:
                 problem = f"the image {image['name']} is damaged: its SHA-256 is not {image['sha256']}"
             else:
+                self.hostname = yaml.safe_load(order["args"]["seed"]["files"]["meta-data"])["local-hostname"]
                 self.disk = f"{image['name']}@{image['sha256'][:12]}"
                 outputs = {"host_keys": [self.who.host_key], "image": self.disk, "disk": order["args"]["disk"]["name"]}
             self.phase = "discovery"

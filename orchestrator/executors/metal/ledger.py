@@ -7,12 +7,14 @@ number of the last event, five times a second, serves every step that waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from orchestrator import lifecycle
+from orchestrator.errors import StoreError
 from orchestrator.executors.metal.wanted import Wanted
 from orchestrator.identity import keys
 from orchestrator.lifecycle import RefusedError, Signal
@@ -45,6 +47,7 @@ class Ledger:
         self._by_node: dict[str, str] = {}
         self._heard: dict[str, float] = {}  # machine -> monotonic time of its last event
         self._news = asyncio.Event()
+        self._looking = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
         self._taken: set[str] = set()  # machines that rules chose in this run, until they are claimed
 
@@ -153,20 +156,27 @@ class Ledger:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await self._look()
+            with contextlib.suppress(StoreError):  # the next look may succeed; every wait has a limit of its own
+                await self._look()
 
     async def _look(self) -> None:
-        if await asyncio.to_thread(self._store.last_seq) > self._seq:
-            events = await asyncio.to_thread(lambda: list(self._store.events(after=self._seq)))
-            self._seq = max([self._seq, *(event.seq for event in events)])
+        async with self._looking:  # who moved a machine must find it moved, even if another look was under way
+            if await asyncio.to_thread(self._store.last_seq) > self._seq:
+                await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        def news() -> tuple[int, set[str], list[MachineState]]:
+            events = list(self._store.events(after=self._seq))
             changed = {m for event in events if event.kind in _KINDS and (m := event.data.get("machine"))}
-            now = time.monotonic()
-            self._heard.update(dict.fromkeys(changed, now))
-            states = [await asyncio.to_thread(self._store.machine, machine) for machine in sorted(changed)]
-            self._take(state for state in states if state)
-            if changed:
-                self._news.set()
-                self._news = asyncio.Event()
+            states = [state for machine in sorted(changed) if (state := self._store.machine(machine))]
+            return max([self._seq, *(event.seq for event in events)]), changed, states
+
+        self._seq, changed, states = await asyncio.to_thread(news)
+        self._heard.update(dict.fromkeys(changed, time.monotonic()))
+        self._take(states)
+        if changed:
+            self._news.set()
+            self._news = asyncio.Event()
 
     def _take(self, states: Iterable[MachineState]) -> None:
         for state in states:
