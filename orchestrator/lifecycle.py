@@ -197,6 +197,8 @@ def _defaults(state: MachineState | None, signal: Signal, after: Phase) -> dict[
         changes["order"] = None
     if signal is Signal.RESCUE and state:
         changes["before"] = state.phase.value
+    if signal in (Signal.LOGIN, Signal.REINSTALL):
+        changes["credential"] = ""  # whoever had it was in the discovery image, and is gone
     if signal in (Signal.REINSTALL, Signal.RETIRE, Signal.RELEASE, Signal.ERASED):
         changes |= {"image": "", "host_keys": ()}
     return changes

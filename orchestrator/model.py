@@ -68,6 +68,7 @@ class Network:
     gateway: str = ""
     vlan: int = 0  # 0: untagged
     mtu: int = 1500
+    dns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -299,6 +299,7 @@ class Machines:
             network=network.cidr,
             gateway=network.gateway,
             mtu=network.mtu,
+            dns=network.dns,
             images=Library().folder,
             discovery=discovery.load(image).folder,
             known_macs=tuple(sorted(node.mac for node in metal if node.mac)),

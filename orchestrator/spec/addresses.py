@@ -24,6 +24,10 @@ def networks(findings: Findings, models: Mapping[str, NetworkModel], *, complete
         if cidr := _cidr(findings, name, model):
             cidrs[name] = cidr
             _check_gateway(findings, name, model, cidr)
+        for index, server in enumerate(model.dns):
+            if _parse(server) is None:
+                path = ("networks", name, "dns", index)
+                findings.error("spec.address", path, f'{dotted(path)} is not an IP address: "{server}"')
     overlap = _check_overlaps(findings, cidrs)
     values = {
         name: Network(
@@ -32,6 +36,7 @@ def networks(findings: Findings, models: Mapping[str, NetworkModel], *, complete
             gateway=models[name].gateway,
             vlan=models[name].vlan,
             mtu=models[name].mtu,
+            dns=tuple(models[name].dns),
         )
         for name in cidrs
     }

@@ -62,6 +62,11 @@ class NetworkModel(Model):
     gateway: str = Field(default="", description="Address of the router in this network.", examples=["10.77.0.1"])
     vlan: int = Field(default=0, ge=0, le=4094, description="VLAN id of the network's frames; 0 means untagged.")
     mtu: int = Field(default=1500, ge=576, le=65535, description="Largest packet in bytes.")
+    dns: list[Name] = Field(
+        default_factory=list,
+        description="Addresses of name servers, for machines that are installed.",
+        examples=[["10.77.0.2"]],
+    )
 
 
 class ConnectionModel(Model):

@@ -113,6 +113,7 @@ class MachineInputs:
             "gateway": network.gateway,
             "vlan": network.vlan,
             "mtu": network.mtu,
+            "dns": list(network.dns),
         }
 
 

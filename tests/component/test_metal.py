@@ -166,6 +166,16 @@ def test_what_is_done_is_not_done_again(go, room):
     assert room["kvm-1"].bmc.presses == presses
 
 
+def test_a_machine_that_runs_its_system_is_started_from_the_network_for_a_reinstall(go, room):
+    for stage in STAGES:
+        go(stage, "kvm-1")
+    room["kvm-1"].move(Signal.REINSTALL)
+    for stage in STAGES:
+        assert go(stage, "kvm-1")["kvm-1"].status.good
+    assert room["kvm-1"].boots == 2
+    assert [order.task for order in room["kvm-1"].orders].count("install") == 2
+
+
 def test_the_log_tells_what_was_seen(go):
     up_to(go, "match", "kvm-1")
     log = go("match", "kvm-1")["kvm-1"].log

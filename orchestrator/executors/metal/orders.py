@@ -104,6 +104,7 @@ class Orders:
             boot_mac=_boot_mac(wanted, facts),
             generation=int(self._clock()),
             authorized_keys=(public_key(wanted.host.connection),),
+            dns=tuple(dict.fromkeys(str(server) for network in wanted.networks for server in network.get("dns", ()))),
             write_files=self._further.get(wanted.node, ()),
         )
         if image.seed == "nocloud":

@@ -125,7 +125,7 @@ async def power(work: Work) -> None:
         work.say(f"it is on and runs the discovery image as {state.id}" if state else "")
         return
     await start_from_network(work, now)
-    if state is not None and state.credential and state.phase in _COMES_BACK:
+    if state is not None and state.facts and state.phase in _COMES_BACK:
         await agent_back(work, state.credential)  # what it told before tells nothing of whether it is there now
 
 
