@@ -12,17 +12,17 @@ import json
 import lzma
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import HalliganError
 from orchestrator.images import newc
+from orchestrator.images.bootstrap import bootstrap, require
 from orchestrator.images.kmodules import Modules, name_of, parse_wanted
 from orchestrator.lab import apt
-from orchestrator.lab.host import ENVIRONMENT, flock, run, tail
+from orchestrator.lab.host import flock, run
 
 __all__ = ["KERNELS", "Discovery", "File", "build", "digest", "load"]
 
@@ -34,7 +34,12 @@ FORMAT = 1
 
 SOURCE_DATE_EPOCH = 1_767_225_600  # 2026-01-01; the time of every file, and nothing else
 
-TOOLS: Mapping[str, str] = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools", "unshare": "util-linux"}
+TOOLS: Mapping[str, str] = {
+    "mmdebstrap": "mmdebstrap",
+    "mksquashfs": "squashfs-tools",
+    "unshare": "util-linux",
+    "dpkg-deb": "dpkg",
+}
 
 # Blocks of 256 KiB: the size of 1 MiB blocks to a few per cent, a quarter of the memory to read one file of them.
 SQUASHFS = ("-comp", "zstd", "-Xcompression-level", "19", "-b", "256K", "-no-xattrs", "-no-exports", "-noappend")
@@ -68,10 +73,16 @@ class Discovery:
 
 def digest(*, kernel: str = "cloud", agent: Path, recipe: Path) -> str:
     """Name an image by what it is made of: the recipe's files, the agent, the kernel's flavour and our own choices."""
+    if kernel not in KERNELS:
+        raise HalliganError(f"there is no kernel flavour {kernel!r}", hint=f"Use one of: {', '.join(KERNELS)}.")
+    if not agent.is_file():
+        raise HalliganError(f"the discovery agent {agent} does not exist", hint="It is pxe/agent/halligan_agent.py.")
     said = hashlib.sha256(f"{FORMAT}\0{apt.CODENAME}\0{kernel}\0{_epoch()}\0{SQUASHFS}\0{XZ}\0".encode())
     files = [(path.relative_to(recipe).as_posix(), path) for path in _files(recipe)]
     for name, path in [*sorted(files), ("agent", agent)]:
-        said.update(f"{name}\0{os.access(path, os.X_OK)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+        said.update(
+            f"{name}\0{path.stat().st_mode & 0o111 != 0}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode()
+        )
     return said.hexdigest()[:16]
 
 
@@ -92,13 +103,9 @@ def build(cache: Path, report: Callable[[str], None], *, kernel: str = "cloud", 
     `cache` is the folder of all images (this one is `cache/discovery/<digest>`). It takes about two minutes, root, and
     this machine's own apt sources. Raises HalliganError with the end of the log if it cannot be made.
     """
-    if kernel not in KERNELS:
-        raise HalliganError(f"there is no kernel flavour {kernel!r}", hint=f"Use one of: {', '.join(KERNELS)}.")
-    if not agent.is_file():
-        raise HalliganError(f"the discovery agent {agent} does not exist", hint="It is pxe/agent/halligan_agent.py.")
     folder = cache.absolute() / "discovery" / digest(kernel=kernel, agent=agent, recipe=recipe)
     if not (folder / "manifest.json").is_file():
-        _require()
+        require(TOOLS)
         folder.parent.mkdir(parents=True, exist_ok=True)
         _forget_partial(folder.parent)
         with _lock(folder, report):
@@ -136,16 +143,6 @@ def load(folder: Path) -> Discovery:
     )
 
 
-def _require() -> None:
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
-    if missing:
-        raise HalliganError(
-            f"what builds images is not installed here: {', '.join(missing)}", hint=f"apt install {' '.join(missing)}"
-        )
-    if os.geteuid() != 0:
-        raise HalliganError("only root can build the discovery image", hint="Run the same command with sudo.")
-
-
 @contextmanager
 def _lock(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     with folder.with_suffix(".lock").open("w") as lock:
@@ -176,18 +173,21 @@ def _build(folder: Path, kernel: str, agent: Path, recipe: Path) -> None:
         shutil.rmtree(partial)
     partial.mkdir()
     work = Work(folder=partial, recipe=recipe, log=folder.with_suffix(".log"))
-    work.log.unlink(missing_ok=True)
     try:
         work.bootstrap(KERNELS[kernel], agent)
         version = work.kernel()
         work.stage1(version)
         work.squash()
         work.finish(folder.name, kernel, version)
+        if digest(kernel=kernel, agent=agent, recipe=recipe) != folder.name:
+            raise HalliganError(
+                "the recipe of the discovery image or the agent changed while the image was being built",
+                hint="Run the same command again.",
+            )
         partial.rename(folder)
     finally:
         if partial.exists():
             shutil.rmtree(partial)
-    work.log.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,25 +214,21 @@ class Work:
     def bootstrap(self, kernel_package: str, agent: Path) -> None:
         """Make the root's tree, and fetch the packages that are only unpacked."""
         self.parts.mkdir()
-        sources = self.folder / "machine.sources"
-        sources.write_text(_sources(apt.read_machine()))
-        settings = {"Acquire::Languages": "none", "APT::Install-Recommends": "false", **apt.machine_settings()}
-        if proxy := apt.upstream_proxy():
-            settings["Acquire::http::Proxy"] = proxy
-        self._shut_in(
-            "mmdebstrap",
-            "--mode=root",
-            "--format=directory",
-            "--variant=minbase",
-            f"--include={','.join(self.lines('packages'))}",
-            *(f"--dpkgopt=path-exclude={pattern}" for pattern in self.lines("exclude")),
-            "--dpkgopt=force-unsafe-io",
-            *(f'--aptopt={key} "{value}"' for key, value in settings.items() if value),
-            f"--customize-hook={self.recipe / 'customize.sh'}",
-            apt.CODENAME,
+        bootstrap(
             self.tree,
-            sources,
-            environment={"HALLIGAN_KERNEL": kernel_package, "HALLIGAN_AGENT": str(agent)},
+            (
+                f"--include={','.join(self.lines('packages'))}",
+                *(f"--dpkgopt=path-exclude={pattern}" for pattern in self.lines("exclude")),
+                f"--customize-hook={self.recipe / 'customize.sh'}",
+            ),
+            apt.read_machine(),
+            environment={
+                "HALLIGAN_KERNEL": kernel_package,
+                "HALLIGAN_AGENT": str(agent),
+                "HALLIGAN_PARTS": str(self.parts),
+            },
+            log=self.log,
+            what="the discovery image",
         )
         for pattern in self.lines("remove"):
             for path in sorted(self.tree.glob(pattern)):
@@ -288,13 +284,15 @@ class Work:
 
     def squash(self) -> None:
         times = ("-mkfs-time", str(_epoch()), "-all-time", str(_epoch()))
-        self._shut_in("mksquashfs", self.tree, self.folder / "root.squashfs", *SQUASHFS, *times, "-no-progress")
+        squash = ("mksquashfs", self.tree, self.folder / "root.squashfs", *SQUASHFS, *times, "-no-progress")
+        run("setpriv", "--pdeathsig", "KILL", *squash, timeout_s=3600)
 
     def finish(self, name: str, kernel: str, version: str) -> None:
         """Write the manifest and remove what is not part of the image."""
         query = ("chroot", self.tree, "dpkg-query", "--show", "--showformat=${Package} ${Version}\n")
         installed = dict(line.split(" ", 1) for line in run(*query).stdout.splitlines())
-        unpacked = {package.name.split("_")[0]: package.name.split("_")[1] for package in self.parts.glob("*.deb")}
+        names = (package.name.split("_") for package in self.parts.glob("*.deb"))
+        unpacked = {package: number.replace("%3a", ":") for package, number, _ in names}
         manifest = {
             "digest": name,
             "files": {each: _measured(self.folder / each) for each in _NAMES},
@@ -306,44 +304,8 @@ class Work:
         }
         for path in (self.tree, self.parts):
             shutil.rmtree(path)
-        (self.folder / "machine.sources").unlink()
+        self.tree.with_suffix(".sources").unlink()
         (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-
-    def _shut_in(self, *command: str | Path, environment: Mapping[str, str] | None = None) -> None:
-        """Run a long command in namespaces of its own: whatever it mounts or starts ends with it, and it with us."""
-        words: Sequence[str | Path] = (
-            *("setpriv", "--pdeathsig", "KILL"),
-            *("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *command,
-        )
-        with self.log.open("ab") as log:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={
-                    **ENVIRONMENT,
-                    "HALLIGAN_PARTS": str(self.parts),
-                    **(environment or {}),
-                },
-                check=False,
-            )
-        if done.returncode != 0:
-            raise HalliganError(
-                f"{command[0]} could not build the discovery image (exit code {done.returncode})",
-                detail=[line[:300] for line in tail(self.log, 25)],
-                hint="If an archive cannot be reached, check `apt-get update` on this machine; then try again. "
-                f"The whole log is {self.log}.",
-            )
-
-
-def _sources(sources: Sequence[apt.Source]) -> str:
-    """This machine's sources as it names them (the build runs outside of every lab and needs no proxy of one)."""
-    return "\n".join(
-        f"Types: deb\nURIs: {each.uri}\nSuites: {each.suite}\nComponents: {apt.COMPONENT}\nSigned-By: {apt.KEYRING}\n"
-        for each in sources
-    )
 
 
 def _remove(path: Path) -> None:

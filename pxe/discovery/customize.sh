@@ -13,6 +13,7 @@ recipe=$(dirname "$(readlink -f "$0")")
     export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
     cd "$HALLIGAN_PARTS"
     kernel=$(apt-cache depends "$HALLIGAN_KERNEL" | sed -n 's/^ *Depends: //p' | head -n 1)
+    [ -n "$kernel" ] || { echo "E: no kernel package was found behind $HALLIGAN_KERNEL" >&2; exit 1; }
     apt-get -q download "$kernel" busybox-static
 )
 
@@ -35,8 +36,16 @@ inside systemctl --quiet mask \
     systemd-journal-flush.service systemd-pstore.service systemd-random-seed.service \
     systemd-networkd-wait-online.service systemd-network-generator.service systemd-update-utmp.service \
     systemd-update-utmp-runlevel.service systemd-remount-fs.service systemd-binfmt.service \
-    systemd-tmpfiles-clean.timer sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount dev-mqueue.mount \
+    systemd-tmpfiles-clean.timer systemd-repart.service systemd-boot-system-token.service kmod-static-nodes.service \
+    mdadm-shutdown.service modprobe@.service systemd-ask-password-console.path systemd-ask-password-wall.path \
+    dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount \
+    sys-kernel-tracing.mount proc-sys-fs-binfmt_misc.automount \
     2>/dev/null
+# Generators that look for what is not here: partitions to mount by themselves, encrypted disks, scripts of System V.
+mkdir -p "$root/etc/systemd/system-generators"
+for generator in cryptsetup fstab getty gpt-auto hibernate-resume integritysetup rc-local system-update sysv veritysetup; do
+    ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+done
 inside systemctl --quiet disable ssh.service
 inside systemctl --quiet enable systemd-networkd.service lldpd.service halligan-agent.service
 inside systemctl --quiet set-default multi-user.target
