@@ -12,6 +12,7 @@ import yaml
 from orchestrator.images.library import Library
 from orchestrator.model import Boot
 from orchestrator.netboot import Settings
+from orchestrator.vault import PASSWORD_FILE
 from tests.support.bootservice import TEMPLATES, discovery_image
 from tests.support.fleet import BMC_PASSWORD, BMC_USER
 from tests.support.fleet_cast import PROFILES, Character
@@ -66,11 +67,21 @@ def write_metal_site(
         "policy": {**_POLICY, **(policy or {})},
     }
     (site / "cluster.yml").write_text(yaml.dump(cluster, Dumper=yaml.CSafeDumper, sort_keys=False))
-    (site / "group_vars").mkdir()
-    (site / "group_vars/all.yml").write_text(
-        yaml.safe_dump({"bmc_login": {"user": BMC_USER, "password": BMC_PASSWORD}})
-    )
+    _keep_secret(site, {"bmc_login": {"user": BMC_USER, "password": BMC_PASSWORD}})
     return site
+
+
+def _keep_secret(site: Path, variables: Mapping[str, Any]) -> None:
+    """Write variables of all nodes into a vaulted file, and the password beside it."""
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    password = b"of-the-vault"
+    path = site / PASSWORD_FILE
+    path.write_bytes(password)
+    path.chmod(0o600)
+    (site / "group_vars").mkdir()
+    sealed = VaultLib([("default", VaultSecret(password))]).encrypt(yaml.safe_dump(dict(variables)))
+    (site / "group_vars/all.yml").write_bytes(sealed)
 
 
 def boot_settings(site: Path, folder: Path, **changes: Any) -> Settings:
