@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Network, NetmaskValueError
 
 from orchestrator.boot.rendering import Templates
 from orchestrator.errors import HalliganError
@@ -29,6 +29,7 @@ class DhcpSettings:
     `first` to `last` are leased for `lease_s` seconds by a server. `http` is the boot service ("http://10.77.0.1:8090").
     `gateway`, `dns` and `mtu` are told to the machines; empty and 1500 mean that nothing is said. `lease_file` and
     `tftp_root` are absolute paths. `user` is who dnsmasq becomes after its start, empty for its own default.
+    `prefix6` is an IPv6 prefix of the interface ("fd00:1::/64") that is advertised without a router, empty for silence.
     """
 
     mode: str
@@ -45,6 +46,7 @@ class DhcpSettings:
     dns: tuple[str, ...] = ()
     mtu: int = 1500
     user: str = ""
+    prefix6: str = ""
 
 
 def dnsmasq(settings: DhcpSettings, templates: Templates) -> str:
@@ -74,6 +76,7 @@ def dnsmasq(settings: DhcpSettings, templates: Templates) -> str:
         lease_file=settings.lease_file,
         tftp_root=settings.tftp_root,
         user=settings.user,
+        prefix6=str(IPv6Network(settings.prefix6).network_address) if settings.prefix6 else "",
         loaders=LOADERS,
     )
 

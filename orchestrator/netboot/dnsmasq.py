@@ -120,6 +120,7 @@ def _prepared(settings: Settings, templates: Templates, interface: str, http: st
             gateway=settings.gateway,
             dns=settings.dns,
             mtu=settings.mtu,
+            prefix6=settings.prefix6,
         ),
         templates,
     )

@@ -46,6 +46,7 @@ class Settings:
     known_serials: tuple[str, ...] = ()
     rescue_keys: tuple[str, ...] = ()
     new_per_minute: int = 2000
+    prefix6: str = ""  # advertised without a router, so that iPXE need not wait for one; of labs only
     probe_s: float = 300.0  # how often we look for another DHCP server
 
     @classmethod

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -305,6 +305,7 @@ class Machines:
             known_macs=tuple(sorted(node.mac for node in metal if node.mac)),
             known_serials=tuple(sorted(node.serial for node in metal if node.serial)),
             rescue_keys=tuple(keys),
+            prefix6=_prefix6(lab) if lab and _in_lab(spec) else "",
         )
 
     def discovery_folder(self, spec: Spec) -> Path:
@@ -423,6 +424,12 @@ def _kernel(spec: Spec) -> str:
 
 def _in_lab(spec: Spec) -> bool:
     return any(node.lab == "vm" for node in spec.nodes.values())
+
+
+def _prefix6(lab: Lab) -> str:
+    from orchestrator.lab import boot_network
+
+    return str(ip_interface(boot_network(lab).address6).network)
 
 
 def _found(boot: Boot, cidr: str, lab: Lab | None) -> Boot:

@@ -330,8 +330,16 @@ def lines(settings):
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def test_a_prefix_is_advertised_without_a_router():
+    assert "enable-ra" not in lines(SERVER)
+    told = lines(replace(SERVER, prefix6="fd00:1::/64"))
+    assert {"enable-ra", "dhcp-range=fd00:1::,ra-only,64", f"ra-param={SERVER.interface},0,0"} <= set(told)
+
+
 @pytest.mark.skipif(shutil.which("dnsmasq") is None, reason="not installed: dnsmasq-base")
-@pytest.mark.parametrize("settings", [SERVER, PROXY, FULL, replace(FULL, mode="proxy")], ids=str)
+@pytest.mark.parametrize(
+    "settings", [SERVER, PROXY, FULL, replace(FULL, mode="proxy"), replace(SERVER, prefix6="fd00:1::/64")], ids=str
+)
 def test_dnsmasq_takes_its_configuration(settings, tmp_path):
     path = tmp_path / "dnsmasq.conf"
     path.write_text(dnsmasq(settings, TEMPLATES))
