@@ -81,11 +81,17 @@ for node in lab.nodes:
 
 
 def test_make_demo_ends_with_the_proof(site):
-    """From nothing to a working control plane: token, catalogue, image checksum, by the smoke role's own words."""
+    """From nothing to a working control plane, and from an empty disk to a configured host.
+
+    Token, catalogue and image checksum are the smoke role's own words.
+    """
     done = run("make", "demo", f"SITE={site}")
     assert done.returncode == 0, done.stdout[-6000:]
-    assert "16 to create" in done.stdout
-    assert "by carry: 16 steps" in done.stdout  # the molecule scenarios push the same roles
+    assert "22 to create" in done.stdout
+    assert "by metal: 5 steps; by carry: 17 steps" in done.stdout  # the molecule scenarios push the same roles
+    assert "install on bare-1" in done.stdout
+    assert re.search(r"^bare-1 base changed", done.stdout, re.M)
+    assert re.search(r"^bare-1 +m-\w+ +ready", done.stdout, re.M)
     assert re.search(r"smoke_report:", done.stdout)
     assert "What to look at next" in done.stdout
 
@@ -131,7 +137,7 @@ def test_plain_ansible_agrees_that_nothing_changes(site):
         REPO / "playbooks/site.yml",
     )
     recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", done.stdout, re.M)
-    assert sorted(recap) == [(node, "0", "0", "0") for node in ("ctl-1", "prb-1", "sto-1")]
+    assert sorted(recap) == [(node, "0", "0", "0") for node in ("bare-1", "ctl-1", "prb-1", "sto-1")]
 
 
 def test_a_wrong_host_key_is_refused_and_said(site):
