@@ -396,6 +396,30 @@ def test_a_windows_image_gets_a_config_drive_and_is_not_mounted(
 
 @needs_loops
 @needs_disk_tools
+def test_a_linux_image_with_a_config_drive_grows_up_to_it(
+    service: BootService, machine: MadeMachine, image: MadeImage, device: Path, tmp_path: Path
+) -> None:
+    service.files["/files/images/debian-12.raw.zst"] = image.packed
+    args = _args(image, machine.disk("vda", device, serial="S1"), firmware="bios")
+    args["seed"] = {"kind": "configdrive", "files": {"openstack/latest/meta_data.json": "{}"}}
+    with machine.agent():
+        result = service.result(service.order("install", args))
+    assert result["ok"], result
+    assert result["outputs"]["bootloader"] == "boot code, and BIOS boot partition 1"
+    assert "No problems found" in tool("sgdisk", "-v", device)
+    root, drive = _entries(_bytes(device, 1024 + 2 * 128, 2 * 128))
+    assert root[3] < drive[2] <= root[3] + 2 * 2048
+    assert (drive[3] - drive[2] + 1) * 512 == 64 * MIB
+    assert drive[4] == 0
+    assert tool("mtype", "-i", f"{device}p4", "::/openstack/latest/meta_data.json") == "{}"
+    with _mounted(device, 3, tmp_path) as folder:
+        assert os.statvfs(folder).f_blocks * os.statvfs(folder).f_frsize > 140 * MIB
+        assert not (folder / "srv/cloud/seed").exists()
+        assert len(result["outputs"]["host_keys"]) == 1
+
+
+@needs_loops
+@needs_disk_tools
 @pytest.mark.parametrize("kind", ["nocloud", "configdrive"])
 def test_an_image_larger_than_the_disk_is_refused_before_anything_is_written(
     service: BootService, machine: MadeMachine, image: MadeImage, tmp_path: Path, kind: str

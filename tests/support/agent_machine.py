@@ -123,7 +123,7 @@ class MadeMachine:
     @contextlib.contextmanager
     def agent(self) -> Iterator[RunningAgent]:
         """Run the agent of this machine, with a mount namespace of its own where that can be had."""
-        apart = ["unshare", "-m"] if os.geteuid() == 0 else []
+        apart = ["setpriv", "--pdeathsig", "KILL", *(["unshare", "-m"] if os.geteuid() == 0 else [])]
         output = self.path.parent / "console"
         with output.open("ab") as stream:
             child = subprocess.Popen(

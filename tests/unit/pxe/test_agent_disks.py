@@ -226,6 +226,47 @@ def test_without_efi_variables_there_is_no_entry(tmp_path: Path) -> None:
     assert install._boot_entry(agent.Partition(1, agent.ESP, 1, 2), "/EFI/BOOT/BOOTX64.EFI", "x") is False
 
 
+# --- FAT without mtools ---------------------------------------------------------------------------------------------
+
+
+def _mounting(root: Path, calls: list[list[str]]) -> Any:
+    """Return work on a machine without mtools, where a mounted file system has a loader and keeps what is copied."""
+
+    def run(argv: Sequence[str], limit: float) -> Any:
+        del limit
+        calls.append(list(argv))
+        if argv[0].startswith("m") and argv[0] != "mount":
+            return agent.Ran(127, err=f"{argv[0]}: No such file or directory")
+        if argv[0] == "mount":
+            (Path(argv[-1]) / "EFI/BOOT").mkdir(parents=True)
+            (Path(argv[-1]) / "EFI/BOOT/BOOTX64.EFI").write_text("MZ")
+        return agent.run_command(argv, 10) if argv[0] == "cp" else agent.Ran(0)
+
+    return agent.Work(agent.Machine(root, run), agent.Site("https://x", "http://x"), agent.Console())
+
+
+def test_without_mtools_a_fat_file_system_is_mounted_and_taken_off_again(tmp_path: Path) -> None:
+    calls: list[list[str]] = []
+    assert agent.fat_files(_mounting(tmp_path, calls), Path("/dev/vda1")) == ["/EFI/BOOT/BOOTX64.EFI"]
+    assert [argv[0] for argv in calls] == ["mdir", "mount", "umount"]
+
+
+def test_without_mtools_a_config_drive_is_filled_by_mounting(tmp_path: Path) -> None:
+    calls: list[list[str]] = []
+    source = tmp_path / "source"
+    agent.write_files(source, {"openstack/latest/user_data": "x"})
+    agent.fat_copy(_mounting(tmp_path, calls), Path("/dev/vda3"), source)
+    assert [argv[0] for argv in calls] == ["mcopy", "mount", "cp", "umount"]
+    [copied] = (tmp_path / "run/halligan").rglob("user_data")
+    assert copied.read_text() == "x"
+
+
+def test_an_empty_fat_file_system_has_no_files(tmp_path: Path) -> None:
+    machine_ = agent.Machine(tmp_path, lambda argv, limit: agent.Ran(1, err='File "*" not found'))
+    work = agent.Work(machine_, agent.Site("https://x", "http://x"), agent.Console())
+    assert agent.fat_files(work, Path("/dev/vda1")) == []
+
+
 # --- the new root ---------------------------------------------------------------------------------------------------
 
 
