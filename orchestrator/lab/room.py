@@ -34,6 +34,7 @@ __all__ = [
     "REQUIRED_COMMANDS",
     "boot_network",
     "connection",
+    "console",
     "down",
     "enter",
     "machine_known_hosts",
@@ -141,6 +142,11 @@ def machine_known_hosts(lab: Lab) -> Path:
     """
     check(lab)
     return Places.of(lab).machine_known_hosts
+
+
+def console(lab: Lab, node: str) -> Path:
+    """The file that a node's console is appended to."""
+    return Places.of(lab).console(node)
 
 
 def boot_network(lab: Lab) -> LabBoot:

@@ -329,7 +329,18 @@ class Machines:
             orders=Orders(Library(), self._site.clock, self._further()),
             run=run,
             clock=self._site.clock,
+            console=self._consoles().get,
         )
+
+    def _consoles(self) -> dict[str, Path]:
+        """Return where lab machines' serial consoles are written to; those of others are their BMCs'."""
+        spec = self._site.plain_spec()
+        lab = lab_of(spec, self._site.name, self._site.state_dir) if _in_lab(spec) else None
+        if lab is None:
+            return {}
+        from orchestrator.lab import console
+
+        return {node.name: console(lab, node.name) for node in spec.nodes.values() if node.lab == "vm"}
 
     def _further(self) -> dict[str, tuple[File, ...]]:
         """Return the files that lab machines get besides: a lab has its own way to packages."""

@@ -20,6 +20,7 @@ from orchestrator.bmc.pool import Pool
 from orchestrator.errors import HalliganError
 from orchestrator.executors.base import Report
 from orchestrator.executors.carry.session import Link
+from orchestrator.executors.metal.console import Console
 from orchestrator.executors.metal.ledger import Ledger
 from orchestrator.executors.metal.orders import Orders
 from orchestrator.executors.metal.stages import STAGE_OF, Patience, StageError, Work
@@ -61,8 +62,13 @@ class MetalExecutor:
         patience: Patience | None = None,
         connect: Callable[..., Controller] = connect,
         link: Link | None = None,
+        console: Callable[[str], Path | None] = lambda _node: None,
     ) -> None:
-        """`store` opens the site's store. Whoever makes this sees to it that machines are answered when they boot."""
+        """`store` opens the site's store. Whoever makes this sees to it that machines are answered when they boot.
+
+        `console` returns the file that a node's serial console is written to, if there is one: a step's log gets what
+        comes during the step.
+        """
         self._open_store = store
         self._secret = secret
         self._orders = orders
@@ -72,6 +78,7 @@ class MetalExecutor:
         self._connect = connect
         self._controllers: dict[str, Controller] = {}
         self._link = link or Link()
+        self._console = console
         self._guard = threading.Lock()  # of what follows: submit, cancel and close may come from any thread
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -199,6 +206,7 @@ class MetalExecutor:
     async def _step(self, batch: Batch, run: StepRun, report: Callable[[Report], None]) -> None:
         began = time.monotonic()
         said: list[str] = []
+        console = Console.at_its_end(self._console(run.node.name))
         status, problem, changed = Status.FAILED, "cancelled", False
         try:
             status, problem, changed = await self._tried(STAGE_OF[batch.role.name], run, said, batch.timeout_s)
@@ -209,7 +217,7 @@ class MetalExecutor:
                     step=run.step,
                     status=done,
                     problem=problem,
-                    log="".join(f"{line}\n" for line in said),
+                    log="".join(f"{line}\n" for line in said) + console.since(),
                     seconds=time.monotonic() - began,
                     attempt=run.attempt,
                 )
