@@ -24,7 +24,7 @@ from orchestrator.images.kmodules import Modules, name_of, parse_wanted
 from orchestrator.lab import apt
 from orchestrator.lab.host import flock, run
 
-__all__ = ["KERNELS", "Discovery", "File", "build", "digest", "load"]
+__all__ = ["KERNELS", "Discovery", "File", "build", "digest", "forget_partial", "load"]
 
 KERNELS: Mapping[str, str] = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 """Kernel flavour -> Debian's package. "cloud" drives virtual machines only, "generic" real hardware too."""
@@ -107,7 +107,7 @@ def build(cache: Path, report: Callable[[str], None], *, kernel: str = "cloud", 
     if not (folder / "manifest.json").is_file():
         require(TOOLS)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _forget_partial(folder.parent)
+        forget_partial(cache)
         with _lock(folder, report):
             if not folder.is_dir():
                 report(f"discovery image: building {folder.name} with the {kernel} kernel (once; about two minutes)")
@@ -150,9 +150,9 @@ def _lock(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _forget_partial(images: Path) -> None:
+def forget_partial(cache: Path) -> None:
     """Remove what killed builds left behind, unless somebody is building right now."""
-    for partial in images.glob("*.part"):
+    for partial in (cache / "discovery").glob("*.part"):
         with partial.with_suffix(".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
