@@ -326,7 +326,9 @@ class Machines:
         return MetalExecutor(
             store=lambda: Store.open(self._site.store_place),
             secret=self._site.reveal,
-            orders=Orders(Library(), self._site.clock, self._further()),
+            orders=Orders(
+                Library(), self._site.clock, certificates=self._site.state_dir / "winrm", further=self._further()
+            ),
             run=run,
             clock=self._site.clock,
             console=self._consoles().get,

@@ -75,7 +75,7 @@ def _factory(control: str, options: Options) -> Callable[[Site, str], Dispatch]:
             return MetalExecutor(
                 store=lambda: Store.open(site.store_place),
                 secret=site.reveal,
-                orders=Orders(Library(Path(options.images)), site.clock),
+                orders=Orders(Library(Path(options.images)), site.clock, certificates=site.state_dir / "winrm"),
                 run=run,
                 patience=Patience(**options.patience),
                 connect=quick,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import matching, seed
+from orchestrator.certificates import client_certificate
 from orchestrator.errors import HalliganError, Problem, ProblemsError
 from orchestrator.executors.metal.wanted import Wanted
 from orchestrator.facts import Facts
@@ -24,13 +25,22 @@ __all__ = ["Orders", "public_key"]
 
 
 class Orders:
-    """Makes orders from the images of a library. `further` are files that some nodes get besides, by node."""
+    """Makes orders from the images of a library. `further` are files that some nodes get besides, by node.
+
+    `certificates` is the folder with the certificates by which we log in to Windows hosts.
+    """
 
     def __init__(
-        self, library: Library, clock: Callable[[], float], further: Mapping[str, tuple[File, ...]] | None = None
+        self,
+        library: Library,
+        clock: Callable[[], float],
+        *,
+        certificates: Path,
+        further: Mapping[str, tuple[File, ...]] | None = None,
     ) -> None:
         self._library = library
         self._clock = clock
+        self._certificates = certificates
         self._further = further or {}
 
     def image(self, wanted: Wanted) -> Image:
@@ -79,6 +89,8 @@ class Orders:
         addresses = {str(network["name"]): str(network["address"]) for network in wanted.networks}
         main = str(wanted.networks[0]["address"]) if wanted.networks else ""
         named = {field.name for field in dataclasses.fields(Profile)}
+        windows = image.os == "windows"
+        user = wanted.host.connection.user or "halligan"
         host = seed.host(
             node=Node(
                 name=wanted.node,
@@ -103,13 +115,14 @@ class Orders:
             ports=tuple(seed.Port(mac=nic.mac, name=nic.name) for nic in facts.nics),
             boot_mac=_boot_mac(wanted, facts),
             generation=int(self._clock()),
-            authorized_keys=(public_key(wanted.host.connection),),
+            authorized_keys=() if windows else (public_key(wanted.host.connection),),
+            client_certificate=client_certificate(self._certificates, user, now=self._clock()) if windows else "",
             dns=tuple(dict.fromkeys(str(server) for network in wanted.networks for server in network.get("dns", ()))),
             write_files=self._further.get(wanted.node, ()),
         )
         if image.seed == "nocloud":
             return seed.linux(host)
-        return seed.windows(host) if image.os == "windows" else seed.openstack(host)
+        return seed.windows(host) if windows else seed.openstack(host)
 
 
 def _boot_mac(wanted: Wanted, facts: Facts) -> str:
