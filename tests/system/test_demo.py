@@ -9,16 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.shell import REPO, halligan, run
 
 from orchestrator.lab import REQUIRED_COMMANDS
-
-REPO = Path(__file__).parents[2]
-HALLIGAN = Path(sys.executable).parent / "halligan"
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
@@ -35,29 +32,6 @@ def site(tmp_path_factory):
     shutil.copytree(REPO / "inventories/lab", folder, ignore=shutil.ignore_patterns(".*", "secrets.yml"))
     yield folder
     halligan("lab", "down", folder)
-
-
-def run(*command, timeout=2400):
-    env = {**os.environ, "NO_COLOR": "1"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        check=False,
-        cwd=REPO,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
-    print(done.stdout)
-    return done
-
-
-def halligan(*words, expect=0):
-    done = run(HALLIGAN, *words)
-    assert done.returncode == expect, done.stdout[-4000:]
-    return done.stdout
 
 
 def on(node, site, *command):

@@ -14,18 +14,16 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from support.shell import HALLIGAN, REPO, halligan, run
 
 from orchestrator import bmc, lab
 from orchestrator.model import Bmc, Phase
 from orchestrator.service import open_site
 
-REPO = Path(__file__).parents[2]
-HALLIGAN = Path(sys.executable).parent / "halligan"
 NODES = ("bios-1", "uefi-1")
 LIMIT_S = 2400
 
@@ -36,28 +34,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
-
-
-def run(*command, timeout=LIMIT_S):
-    done = subprocess.run(
-        [str(part) for part in command],
-        check=False,
-        cwd=REPO,
-        env={**os.environ, "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
-    print(done.stdout)
-    return done
-
-
-def halligan(*words, expect=0):
-    done = run(HALLIGAN, *words)
-    assert done.returncode == expect, done.stdout[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
