@@ -48,8 +48,8 @@ class Fleet:
     """What is played. `faults` are probabilities by fault, `fates` faults by machine; all dice come from `seed`.
 
     `within_s`: the fleet itself switches every machine on, within so many seconds; otherwise only BMCs do. `gates`:
-    phases (script, archive, enrol, facts) that machines wait before until they are opened, and over how many seconds
-    they then go on. `fetch`: whether the first pieces of kernel, initrd, root and image are loaded, too.
+    phases (script, archive, files, enrol, facts) that machines wait before until they are opened, and over how many
+    seconds they then go on. `fetch`: whether the first pieces of kernel, initrd, root and image are loaded, too.
     """
 
     count: int

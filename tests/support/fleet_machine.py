@@ -172,6 +172,7 @@ class Player:
         files = unpack_cpio(await self._plain(archive.removeprefix(self.stage.boot_url), "archive"))
         site = json.loads(files["etc/halligan/site.json"])
         self.stage.secrets.append(site["token"])
+        await self.stage.gate("files", self._dice)
         if self.stage.fetch:
             for file in [word for word in words if "/files/discovery/" in word]:
                 await self._plain(file.removeprefix(self.stage.boot_url), "file", piece=True)
