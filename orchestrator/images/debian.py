@@ -33,7 +33,7 @@ NAME = "debian-12"
 KERNELS: Mapping[str, str] = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 """Kernel flavour -> Debian's package. "cloud" drives virtual machines only, "generic" real hardware too."""
 
-COMMAND_LINE = "console=tty0 console=ttyS0,115200n8"
+COMMAND_LINE = "console=tty0 console=ttyS0,115200n8 loglevel=4"  # as in root/etc/default/grub.d/halligan.cfg
 
 # Raise it when this package makes something else of the same recipe: images of before are then not taken for new ones.
 FORMAT = 1
