@@ -53,8 +53,8 @@ test: test-packages venv check lint-ansible
 	$(SUDO) $(BIN)/python -m pytest tests/component tests/roles tests/bench tests/system
 
 lint: venv
-	$(BIN)/ruff format --check orchestrator plugins tests
-	$(BIN)/ruff check orchestrator plugins tests
+	$(BIN)/ruff format --check orchestrator plugins pxe tests
+	$(BIN)/ruff check orchestrator plugins pxe tests
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 
@@ -69,8 +69,8 @@ unit: venv
 
 ## fmt: put the code into shape
 fmt: venv
-	$(BIN)/ruff format orchestrator plugins tests
-	$(BIN)/ruff check --fix orchestrator plugins tests
+	$(BIN)/ruff format orchestrator plugins pxe tests
+	$(BIN)/ruff check --fix orchestrator plugins pxe tests
 
 ## bench: measure, and print the table of docs/performance.md
 bench: venv

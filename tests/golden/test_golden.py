@@ -1,7 +1,8 @@
 """Whole sites against the plans, pictures and inventories they must give, byte for byte.
 
 A case is a folder of sites/: `cluster.yml`, `before/` with what was applied before it, if anything, and `machines.json`
-with the bare metal that is known. What it must give is in expected/<case>/. HALLIGAN_GOLDEN=rewrite writes that anew; read the diff.
+with the bare metal that is known. What it must give is in expected/<case>/. HALLIGAN_GOLDEN=rewrite writes that anew;
+read the diff.
 """
 
 from __future__ import annotations
