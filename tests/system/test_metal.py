@@ -8,6 +8,7 @@ the images is used again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -129,7 +130,9 @@ def phase_times(told, name):
 @pytest.mark.parametrize("name", NODES)
 def test_the_trace_has_the_whole_way(site, name):
     told = halligan("trace", site, name, "--limit", "0")
-    seen = ["DHCPACK", "discover:", "site.cpio", "enrol", "facts", "claimed", "install", "installed", "ready"]
+    phases_ = ("enrolled", "discovering", "discovered", "claimed", "installing", "installed", "ready")
+    moves = [f"{before} -> {after}" for before, after in itertools.pairwise(phases_)]
+    seen = ["DHCPACK", "script    discover:", "site.cpio", *moves]
     places = [told.find(word) for word in seen]
     assert -1 not in places, dict(zip(seen, places, strict=True))
     assert places == sorted(places)
