@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import ipaddress
 import json
 import os
 import secrets
@@ -191,53 +190,12 @@ def make_certificates(host: str) -> tuple[bytes, bytes]:
     """The authority's certificate, and the server's private key with its certificate, both as PEM."""
     import datetime
 
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)  # clocks differ
-    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    from orchestrator import certificates
 
-    def builder(subject: str, public: ec.EllipticCurvePublicKey, *, is_authority: bool) -> x509.CertificateBuilder:
-        usage = x509.KeyUsage(
-            digital_signature=not is_authority,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=is_authority,
-            crl_sign=is_authority,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-        return (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Halligan lab BMC authority")]))
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(start)
-            .not_valid_after(start + datetime.timedelta(days=VALID_DAYS))
-            .add_extension(
-                x509.BasicConstraints(ca=is_authority, path_length=0 if is_authority else None), critical=True
-            )
-            .add_extension(usage, critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(issuer, critical=False)
-        )
-
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")])
-    authority = builder("Halligan lab BMC authority", authority_key.public_key(), is_authority=True)
-    server = (
-        builder("Halligan lab BMC", key.public_key(), is_authority=False)
-        .add_extension(names, critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem = serialization.Encoding.PEM
-    signed = [one.sign(authority_key, hashes.SHA256()).public_bytes(pem) for one in (authority, server)]
-    return signed[0], secret + signed[1]
+    at, lasts = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=VALID_DAYS)
+    authority = certificates.authority("Halligan lab BMC authority", at=at, lasts=lasts)
+    server = certificates.server("Halligan lab BMC", (host, "localhost"), authority, at=at, lasts=lasts)
+    key = certificates.pem(server.key)
+    return authority.certificate.public_bytes(Encoding.PEM), key + server.certificate.public_bytes(Encoding.PEM)
