@@ -1,4 +1,4 @@
-"""`python -m tests.bench [table] [compare] [--quick | --long]`: measure and print tables, all of them or those named.
+"""`python -m tests.bench [table] [metal] [compare] [--quick | --long]`: measure and print tables, all or those named.
 
 Without --quick they are written into docs/performance.md; --long compares every tool at every size. Every row is a
 process of its own. CPU seconds count, not wall time: the machine may have other work.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.model import CARRY, PUSH
+from tests.bench import fleet
 from tests.bench.compare import CASES, LONG, QUICK, compare
 from tests.bench.measure import ROOT, Figures, in_fresh_process
 from tests.bench.site import write_site
@@ -177,7 +178,88 @@ def compared(quick: bool) -> Iterator[str]:
     yield from tables(compare(cases))
 
 
-_SECTIONS: Mapping[str, Callable[[bool], Iterator[str]]] = {"table": own, "compare": compared}
+def metal(quick: bool) -> Iterator[str]:
+    """Yield the table of bare metal: what machines that come up cost, one answer, a plan."""
+    yield from ("| what | measured | goal | repeat |", "|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = (10, 40) if quick else (10, 1000, 10000)
+        yield from map(str, storms(20 if quick else 1000, 2 if quick else 60))
+        yield from map(str, answers(sizes, 20 if quick else 300))
+        yield from map(str, metal_plans(sizes[1:], Path(folder)))
+
+
+def storms(count: int, within_s: int) -> Iterator[Row]:
+    """A room that is switched on; DHCP apart, because it needs root and a network of its own."""
+    arguments = f"{count} {within_s}"
+    found = fleet.measured("storm", count, within_s)
+    here, loop = found["service_s"] * 1000 / count, found["apply_s"] * 1000 / count
+    asked = None if fleet.why_not_dhcp() else fleet.measured("dhcp", count, within_s)
+    leased = asked["dnsmasq_ms"] + asked["service_ms"] if asked else 0.0
+    yield Row(
+        what=f"{count:,} machines within {within_s} s: claimed by the right node; requests asked again, refused; "
+        "problems of the store",
+        found=f"{found['claimed']:,}, {found['right']:,}; {found['again']}, {found['refused']}; "
+        f"{len(found['problems'])}",
+        goal=f"{count:,}, {count:,}; 0, 0; 0",
+        repeat=f"python -m tests.bench.fleet storm {arguments}",
+    )
+    yield Row(
+        what="controller CPU per machine: all of it (DHCP + boot service + apply)",
+        found=f"{leased + here + loop:.1f} ms ({leased:.1f} + {here:.1f} + {loop:.1f})"
+        + ("" if asked else ", no DHCP"),
+        goal="50 ms",
+        repeat="the rows above and below",
+    )
+    if asked:
+        yield Row(
+            what="DHCP, three rounds per machine: dnsmasq, the boot service that reads its log; rounds with the right "
+            "answer, asked again",
+            found=f"{asked['dnsmasq_ms']:.1f} ms, {asked['service_ms']:.1f} ms; {asked['told']:,} of {3 * count:,}, "
+            f"{asked['again']}",
+            goal="",
+            repeat=f"python -m tests.bench.fleet dhcp {arguments}",
+        )
+    part = fleet.measured("parts", count, within_s // 4)
+    yield Row(
+        what="boot service, by part: script, archive, four pieces of files, enrolment, facts (basic and full)",
+        found=", ".join(f"{part[f'{name}_ms']:.1f}" for name in ("script", "archive", "files", "enrol", "facts"))
+        + " ms",
+        goal="",
+        repeat=f"python -m tests.bench.fleet parts {count} {within_s // 4}",
+    )
+    yield Row(
+        what="a machine that waits for orders, per second: boot service, simulator",
+        found=f"{found['idle_ms']:.2f} ms, {found['simulator_idle_ms']:.2f} ms",
+        goal="1 ms (simulator)",
+        repeat=f"python -m tests.bench.fleet storm {arguments}",
+    )
+
+
+def answers(sizes: tuple[int, ...], asks: int) -> Iterator[Row]:
+    """Script and archive of a machine that was changed just before, beside how many others there are."""
+    found = {size: fleet.measured("answer", size, asks)["ms"] for size in sizes}
+    for size in sizes:
+        yield Row(
+            what=f"script and archive after a change of 1 of {size:,} machines: CPU; that / with {sizes[0]}",
+            found=f"{found[size]:.1f} ms; {found[size] / found[sizes[0]]:.2f}",
+            goal="about 1",
+            repeat=f"python -m tests.bench.fleet answer {size} {asks}",
+        )
+
+
+def metal_plans(sizes: tuple[int, ...], folder: Path) -> Iterator[Row]:
+    for size in sizes:
+        for kind, words in (("mac", "named by MAC"), ("rule", "chosen by two rules")):
+            project = folder / f"metal-{kind}{size}"
+            site, out = fleet.write_site(project, size, kind), project / "plan.json"
+            yield _plan_row(
+                f"plan, {size:,} bare-metal nodes {words}, nothing known", _best("plan", size, site, out), size
+            )
+            fleet.discover_all(site, size)
+            yield _plan_row(f"the same, all {size:,} machines discovered", _best("plan", size, site, out), size)
+
+
+_SECTIONS: Mapping[str, Callable[[bool], Iterator[str]]] = {"table": own, "metal": metal, "compare": compared}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from tests.support.fleet_apply import Options, applying
 from tests.support.fleet_cast import Character, cast
 from tests.support.fleet_site import boot_settings, by_mac, write_metal_site
 
-__all__ = ["MEASURES", "fill", "measured", "why_not_dhcp"]
+__all__ = ["MEASURES", "discover_all", "measured", "why_not_dhcp", "write_site"]
 
 _LIMIT_S = 1800.0
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -80,7 +81,7 @@ def storm(count: str, within_s: str) -> dict[str, Any]:
             with applying(site, fleet.control, options) as apply:
                 result = apply.result()
             used = cpu_s(_pid(service)) - before
-            asleep = _asleep(service, fleet)
+            asleep = _asleep(service, fleet, float(within_s) / 2)
             return {
                 "service_s": used,
                 "apply_s": result["cpu_s"],
@@ -93,7 +94,7 @@ def storm(count: str, within_s: str) -> dict[str, Any]:
             }
 
 
-def _asleep(service: Service, fleet: Running, seconds: float = 30.0) -> dict[str, float]:
+def _asleep(service: Service, fleet: Running, seconds: float) -> dict[str, float]:
     """Return the CPU of a machine that waits for orders, in ms per second, here and in the simulator."""
     began, here, there = time.monotonic(), cpu_s(_pid(service)), cpu_s(fleet.pid)
     time.sleep(seconds)
@@ -238,7 +239,7 @@ def answer(count: str, asks: str) -> dict[str, Any]:
         with Store.open(site / ".halligan/state.db") as store:
             used = 0.0
             for number in range(-times // 10, times):  # the first ones warm up
-                at = number * 7919 % len(players)
+                at = number % 10 * (len(players) // 10)  # ten in turn: one that asks again at once is noted once
                 _change(store, ids[at])
                 who = players[at]
                 query = urlencode({"mac": who.mac, "uuid": who.uuid, "serial": who.serial, "arch": "x86_64"})
@@ -254,6 +255,32 @@ def _change(store: Store, machine: str) -> None:
     signal = Signal.RELEASE if state and state.node else Signal.CLAIM
     node = {} if signal is Signal.RELEASE else {"node": f"of-{machine}"}
     store.append([kinds.machine_moved(lifecycle.move(state, signal, **node), at=2.0, by="bench")])
+
+
+# --- a plan -------------------------------------------------------------------------------------------------------
+
+_RULES = {"dell-r660": {"memory_gib": ">= 200", "disks": {"nvme": ">= 2"}}, "supermicro-6029": {"memory_gib": "< 200"}}
+
+
+def write_site(folder: Path, count: int, kind: str) -> Path:
+    """Write a site of so many bare-metal nodes, named by MAC ("mac") or chosen by one rule per template ("rule")."""
+    if kind == "mac":
+        return write_metal_site(folder, by_mac(_two(count), wired=False))
+    counts = Counter(who.template for who in _two(count))
+    nodes: dict[str, Any] = {}
+    for at, (profile, rule) in enumerate(_RULES.items()):
+        name = f"{profile.partition('-')[0]}-[00001:{counts[profile]:05}]"
+        nodes[name] = {"groups": ["metal"], "address": f"10.20.{at * 100}.1", "profile": profile, "match": rule}
+    return write_metal_site(folder, nodes)
+
+
+def discover_all(site: Path, count: int) -> None:
+    """Put all machines of a site that `write_site` wrote into its store."""
+    fill(site / ".halligan/state.db", _two(count))
+
+
+def _two(count: int) -> tuple[Character, ...]:
+    return cast(count, seed=1, templates=tuple(_RULES))
 
 
 # --- running ------------------------------------------------------------------------------------------------------

@@ -29,10 +29,7 @@ _HEAD = (
     "logins, sessions per host | changed per host | repeat |"
 )
 # What other issues bring.
-_TO_COME = (
-    ("boot storm (issue bare metal)", "", ""),
-    ("WinRM / PSRP (issue Hyper-V)", "", ""),
-)
+_TO_COME = (("WinRM / PSRP (issue Hyper-V)", "", ""),)
 
 
 def tables(found: Found) -> Iterator[str]:

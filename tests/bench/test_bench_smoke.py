@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.model import Action, Limits, Status, Step, StepId
-from tests.bench.__main__ import measurements
+from tests.bench.__main__ import answers, measurements, metal_plans, storms
 from tests.bench.compare import measure
 from tests.bench.simulation import FAR, Virtual, dice, linear, twenty_roles
 from tests.bench.tables import tables
@@ -16,6 +16,15 @@ def test_every_measurement_runs(tmp_path):
     assert "first plan, 20 nodes x 10, range (227 steps)" in rows[0]
     assert any("nothing changed, full history (0 steps)" in row for row in rows)
     assert any("one role changed, full history (23 steps)" in row for row in rows)
+
+
+def test_the_measurements_of_bare_metal_run(tmp_path):
+    rows = [str(row) for row in (*storms(10, 1), *answers((10,), 10), *metal_plans((20,), tmp_path))]
+    assert "10, 10; 0, 0; 0 | 10, 10; 0, 0; 0 |" in rows[0]  # all claimed, nothing asked again, the store intact
+    assert any("30 of 30, 0 |" in row for row in rows) or "no DHCP" in rows[1]
+    assert any("by MAC, nothing known (100 steps)" in row for row in rows)
+    assert any("two rules, nothing known (20 steps)" in row for row in rows)  # to be discovered: more is not known yet
+    assert sum("20 machines discovered (100 steps)" in row for row in rows) == 2
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
