@@ -169,6 +169,8 @@ def move(state: MachineState | None, signal: Signal, *, machine: str = "", **cha
                 hint=f"a claim is good once: `halligan node release {node}` lets it go",
             )
         node = wanted
+    if after is Phase.CLAIMED and not node:
+        raise RefusedError(f"machine {key} belongs to no node: {_words(signal)} is not possible")
     changes = {**_defaults(state, signal, after), **changes}
     if signal is Signal.ENROL and before is Phase.FAILED and node:
         after = Phase.CLAIMED

@@ -86,6 +86,11 @@ def test_a_restart_in_the_middle_of_an_install_is_told(signal):
     assert "restarted in the middle" in back.reason
 
 
+def test_a_machine_of_nobody_cannot_be_reinstalled():
+    with pytest.raises(RefusedError, match="belongs to no node"):
+        move(machine(Phase.FAILED, failure=Failure.BOOT), Signal.REINSTALL)
+
+
 def test_a_failed_machine_goes_back_to_its_node_or_to_discovery():
     failed = machine(Phase.FAILED, failure=Failure.DISK, reason="gone")
     assert after(failed, Signal.ENROL).phase is Phase.DISCOVERING
