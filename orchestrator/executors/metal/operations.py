@@ -70,7 +70,7 @@ async def retire(work: Work) -> None:
     ended = await work.ledger.until(over, silent_s=work.patience.silent_s, machine=state.id)
     if ended.phase is not Phase.RETIRED:
         raise StageError(f"{ended.id} is not erased: {ended.reason}", kind=Failure.ERASE)
-    work.say(f"{ended.id} is erased; `halligan trace` has the proof")
+    work.say(f"{ended.id} is erased; `halligan log` has the proof")
     if work.wanted.bmc:
         await work.around.bmc(work.wanted, lambda bmc: bmc.set_power(Change.OFF))
         work.say("switched off")
