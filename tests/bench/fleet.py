@@ -3,7 +3,7 @@
 storm COUNT SECONDS      so many machines switched on within so many seconds, discovered and claimed
 parts COUNT SECONDS      the same, one part after the other: what each costs
 dhcp COUNT SECONDS       so many machines ask for addresses (needs root)
-answer COUNT ASKS        a boot answer after a change of one of so many machines
+answer COUNT ASKS N       a boot answer after a change of one of so many machines, N of which ask in turn
 """
 
 from __future__ import annotations
@@ -232,8 +232,11 @@ def fill(path: Path, players: tuple[Character, ...]) -> list[str]:
     return ids
 
 
-def answer(count: str, asks: str) -> dict[str, Any]:
-    """CPU of the boot service for script and archive of a machine that was changed by somebody else just before."""
+def answer(count: str, asks: str, askers: str) -> dict[str, Any]:
+    """CPU of the boot service for script and archive of a machine that was changed by somebody else just before.
+
+    `askers` machines, spread evenly over the store, ask in turn.
+    """
     players, times = cast(int(count), seed=1, templates=("qemu",)), int(asks)
     with tempfile.TemporaryDirectory() as name, _serving(Path(name)) as (site, service):
         ids = fill(site / ".halligan/state.db", players)
@@ -241,7 +244,7 @@ def answer(count: str, asks: str) -> dict[str, Any]:
         with Store.open(site / ".halligan/state.db") as store:
             used = 0.0
             for number in range(-times // 10, times):  # the first ones warm up
-                at = number * 7919 % len(players)  # all over the store
+                at = number % int(askers) * (len(players) // int(askers))
                 _change(store, ids[at])
                 who = players[at]
                 query = urlencode({"mac": who.mac, "uuid": who.uuid, "serial": who.serial, "arch": "x86_64"})
