@@ -244,8 +244,9 @@ def answers(sizes: tuple[int, ...], asks: int) -> Iterator[Row]:
         there = [size for size in sizes if size >= askers]
         found = {size: fleet.measured("answer", size, asks, askers)["ms"] for size in there}
         for size in there:
+            asked = f"script and archive after a change of 1 of {size:,} machines, {words}"
             yield Row(
-                what=f"script and archive after a change of 1 of {size:,} machines, {words}: CPU; that / with {there[0]:,}",
+                what=f"{asked}: CPU; that / with {there[0]:,}",
                 found=f"{found[size]:.1f} ms; {found[size] / found[there[0]]:.2f}",
                 goal="about 1",
                 repeat=f"python -m tests.bench.fleet answer {size} {asks} {askers}",
