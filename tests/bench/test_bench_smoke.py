@@ -19,7 +19,7 @@ def test_every_measurement_runs(tmp_path):
 
 
 def test_the_measurements_of_bare_metal_run(tmp_path):
-    rows = [str(row) for row in (*storms(10, 1), *answers((10,), 10), *metal_plans((20,), tmp_path))]
+    rows = [str(row) for row in (*storms(10, 1), *answers((10, 20), 5), *metal_plans((20,), tmp_path))]
     assert "10, 10; 0, 0; 0 | 10, 10; 0, 0; 0 |" in rows[0]  # all claimed, nothing asked again, the store intact
     assert any("30 of 30, 0 |" in row for row in rows) or "no DHCP" in rows[1]
     assert any("by MAC, nothing known (100 steps)" in row for row in rows)
