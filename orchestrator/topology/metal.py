@@ -38,6 +38,7 @@ class MachineInputs:
         self._profiles = {name: _profile(profile) for name, profile in spec.profiles.items()}
         self._without: dict[str, list[str]] = defaultdict(list)
         self._misshapen: dict[str, list[str]] = defaultdict(list)
+        self._plain: dict[str, list[str]] = defaultdict(list)
 
     def of(self, node: Node) -> Mapping[str, Value]:
         if node.name not in self._made:
@@ -60,6 +61,9 @@ class MachineInputs:
             found.append(self._problem(summary, nodes))
         for name, nodes in sorted(self._misshapen.items()):
             summary = f"the variable {name}, bmc.credential of {fold(nodes, 5)}, has no user and password"
+            found.append(self._problem(summary, nodes))
+        for name, nodes in sorted(self._plain.items()):
+            summary = f"the password in the variable {name}, bmc.credential of {fold(nodes, 5)}, is not encrypted"
             found.append(self._problem(summary, nodes))
         return found
 
@@ -85,6 +89,8 @@ class MachineInputs:
             isinstance(value, Mapping) and {"user", "password"} <= set(value)
         ):
             self._misshapen[name].append(node.name)
+        elif isinstance(value, Mapping) and not isinstance(value["password"], SecretRef):
+            self._plain[name].append(node.name)  # it would stand in plans and in the store
         else:
             found["credential"] = value
         return found

@@ -52,8 +52,16 @@ class Machine:
         return self.store.machine(self.id)
 
     def move(self, signal: Signal, **changes: object) -> None:
-        made = lifecycle.move(self.state, signal, machine=self.id, **changes)
-        self.store.append([kinds.machine_moved(made, at=time.time(), by=self.mac)])
+        """Move as the boot service does: when somebody else moved the machine in between, look again."""
+        for left in reversed(range(5)):
+            made = lifecycle.move(self.state, signal, machine=self.id, **changes)
+            try:
+                self.store.append([kinds.machine_moved(made, at=time.time(), by=self.mac)])
+            except RefusedError:
+                if not left:
+                    raise
+            else:
+                return
 
     def facts(self) -> bytes:
         document = json.loads(json.dumps(FACTS))

@@ -187,12 +187,15 @@ def test_no_secret_of_a_bmc_is_in_a_plan():
     assert "bmc_login" in document  # its name, never its value
 
 
-@pytest.mark.parametrize("values", [{}, {"bmc_login": {"user": "admin"}}])
+@pytest.mark.parametrize(
+    "values", [{}, {"bmc_login": {"user": "admin"}}, {"bmc_login": {"user": "admin", "password": "in the clear"}}]
+)
 def test_a_bmc_without_its_credential_is_a_problem(values):
     spec = metal_site(1, bmc=Bmc(driver="redfish", address="https://10.9.9.9", credential="bmc_login"), vars=values)
     with pytest.raises(ProblemsError, match="1 problem found") as caught:
         resolve(spec, CONTRACTS)
     assert "bmc_login" in caught.value.problems[0].summary
+    assert "in the clear" not in str(caught.value)
 
 
 def test_installs_are_limited_per_group():
