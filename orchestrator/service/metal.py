@@ -50,7 +50,6 @@ RECIPE = files.HOME / "pxe/discovery"
 
 _START_S = 60.0
 _OPERATION_S = 3600.0
-_TRACED = (kinds.MACHINE_BOOT, kinds.MACHINE_MOVED, kinds.MACHINE_PROGRESS, kinds.MACHINE_CONFLICT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

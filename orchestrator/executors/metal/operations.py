@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Mapping
 
 from orchestrator.bmc import Change, Controller, Power
-from orchestrator.executors.metal.stages import StageError, Work, start_from_disk, start_from_network
+from orchestrator.executors.metal.stages import StageError, Work, agent_back, start_from_disk, start_from_network
 from orchestrator.lifecycle import Signal, boots_locally
 from orchestrator.model import Failure, MachineState, Order, Phase
 
@@ -36,7 +35,7 @@ async def rescue(work: Work) -> None:
         state = await work.move(state, Signal.RESCUE)
     before = state.credential
     await start_from_network(work)
-    state = await _back(work, before)
+    await agent_back(work, before)
     work.say(f"{state.id} runs the discovery image; log in as root with the site's key")
 
 
@@ -61,7 +60,7 @@ async def retire(work: Work) -> None:
     if not was_there:
         _has_bmc(work)
         await start_from_network(work)
-        await _back(work, before)
+        await agent_back(work, before)
 
     def over() -> MachineState | None:
         now = work.must()
@@ -74,16 +73,6 @@ async def retire(work: Work) -> None:
     if work.wanted.bmc:
         await work.around.bmc(work.wanted, lambda bmc: bmc.set_power(Change.OFF))
         work.say("switched off")
-
-
-async def _back(work: Work, before: str) -> MachineState:
-    """Wait until the machine's agent is there again, with a new credential."""
-    try:
-        async with asyncio.timeout(work.patience.boot_s):
-            return await work.ledger.until(lambda: found if (found := work.must()).credential != before else None)
-    except TimeoutError:
-        last = await work.ledger.last_seen(work.wanted)
-        raise StageError(f"it did not come up in the discovery image; {last}", kind=Failure.BOOT) from None
 
 
 def _has_bmc(work: Work) -> None:

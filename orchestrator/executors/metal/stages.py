@@ -23,7 +23,16 @@ from orchestrator.executors.metal.wanted import Wanted
 from orchestrator.lifecycle import Signal
 from orchestrator.model import Failure, MachineState, Order, Phase, PlanNode
 
-__all__ = ["STAGE_OF", "Patience", "StageError", "Surroundings", "Work", "start_from_disk", "start_from_network"]
+__all__ = [
+    "STAGE_OF",
+    "Patience",
+    "StageError",
+    "Surroundings",
+    "Work",
+    "agent_back",
+    "start_from_disk",
+    "start_from_network",
+]
 
 T = TypeVar("T")
 
@@ -132,17 +141,19 @@ async def power(work: Work) -> None:
 async def start_from_network(work: Work, now: Power | None = None) -> None:
     """Switch the machine off if it is on, and on again so that it starts from the network once."""
 
-    def start(bmc: Controller) -> Power:
-        was = bmc.power() if now is None else now
-        if was is Power.ON:
-            bmc.set_power(Change.OFF)
-        bmc.boot_once(Device.NETWORK)
-        bmc.set_power(Change.ON)
-        return was
-
-    was = await work.around.bmc(work.wanted, start)
+    was = await work.around.bmc(work.wanted, lambda bmc: _start(bmc, Device.NETWORK, now))
     work.changed = True
     work.say(f"it was {was}; switched {'off and ' if was is Power.ON else ''}on, to start from the network once")
+
+
+def _start(bmc: Controller, device: Device, now: Power | None = None) -> Power:
+    """Switch a machine off if it is on, and on from a device once; return what it was before."""
+    was = bmc.power() if now is None else now
+    if was is Power.ON:
+        bmc.set_power(Change.OFF)
+    bmc.boot_once(device)
+    bmc.set_power(Change.ON)
+    return was
 
 
 async def _same_machine(work: Work, state: MachineState) -> None:
@@ -437,13 +448,7 @@ async def _logged_in(work: Work) -> None:
 async def start_from_disk(work: Work) -> None:
     """Switch the machine off if it is on, and on again so that it starts from its disk once."""
 
-    def start(bmc: Controller) -> None:
-        if bmc.power() is Power.ON:
-            bmc.set_power(Change.OFF)
-        bmc.boot_once(Device.DISK)
-        bmc.set_power(Change.ON)
-
-    await work.around.bmc(work.wanted, start)
+    await work.around.bmc(work.wanted, lambda bmc: _start(bmc, Device.DISK))
     work.say("switched off and on by its BMC, to start from its disk")
 
 
