@@ -82,7 +82,7 @@ def _playbook(work: Work, port: int, home: Path, environment: Mapping[str, str])
         environment={
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_ROLES_PATH": str(work.roles),
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(work.folder / "cp"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(work.sockets),
             "ANSIBLE_NOCOLOR": "true",
             **environment,
         },
