@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ class Work:
     def __init__(self, hosts: Hosts, tasks: int) -> None:
         self.hosts, self.tasks = hosts, tasks
         self.folder = hosts.folder / "given"
-        self._sockets = tempfile.TemporaryDirectory(prefix="bench-")  # a short path: a socket's has 108 bytes at most
-        self.sockets = Path(self._sockets.name)
         self.roles = self.folder / "roles"
         self.role = f"bench_{tasks}"
         options = {
