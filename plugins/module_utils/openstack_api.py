@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import urllib.error
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from ansible.module_utils.urls import open_url
 
@@ -24,6 +24,7 @@ __all__ = [
     "Token",
     "Transport",
     "UnreachableError",
+    "endpoint_of",
     "issue_token",
     "url_join",
 ]
@@ -66,14 +67,16 @@ class Answer:
 class Transport(Protocol):
     """One HTTP request; raises UnreachableError, and returns every answer whatever its status."""
 
-    def __call__(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None) -> Answer: ...
+    def __call__(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | IO[bytes] | None
+    ) -> Answer: ...
 
 
 class HttpTransport:
     def __init__(self, timeout_s: int = 30) -> None:
         self._timeout_s = timeout_s
 
-    def __call__(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    def __call__(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | IO[bytes] | None) -> Answer:
         # The endpoints are the site's own: a proxy that the environment names for the Internet is no way to them.
         options = {"use_proxy": False, "timeout": self._timeout_s, "follow_redirects": "no"}
         try:
@@ -127,6 +130,16 @@ def issue_token(transport: Transport, auth: Mapping[str, Any]) -> Token:
     )
 
 
+def endpoint_of(catalog: Iterable[Mapping[str, Any]], kind: str, region: str, interface: str = "internal") -> str:
+    """Return the URL of a type of service; empty when the catalogue has none."""
+    for service in catalog:
+        if service["type"] == kind:
+            for endpoint in service["endpoints"]:
+                if endpoint["region_id"] == region and endpoint["interface"] == interface:
+                    return str(endpoint["url"])
+    return ""
+
+
 class Session:
     """Sends requests with a token. It never renews it: a module's run is shorter than a token's life."""
 
@@ -143,7 +156,7 @@ class Session:
         url: str,
         *,
         json_body: object = None,
-        body: bytes | None = None,
+        body: bytes | IO[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         expect: tuple[int, ...] = (200, 201, 202, 204),
     ) -> Answer:

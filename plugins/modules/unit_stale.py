@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.unit_state import parse_properties, started_at
 
 DOCUMENTATION = r"""
 module: unit_stale
@@ -53,17 +53,6 @@ newer:
 """
 
 
-def parse_start(properties: str) -> float | None:
-    """When the main process started, in seconds since the epoch; None when the unit does not run."""
-    values = dict(line.split("=", 1) for line in properties.splitlines() if "=" in line)
-    text = values.get("ExecMainStartTimestamp", "")
-    if values.get("ActiveState") not in ("active", "reloading") or not text:
-        return None
-    # As printed with --timestamp=us+utc: "Sat 2025-11-22 18:36:11.123456 UTC". The weekday depends on the locale.
-    moment = datetime.strptime(text.split(" ", 1)[1], "%Y-%m-%d %H:%M:%S.%f UTC")
-    return moment.replace(tzinfo=UTC).timestamp()
-
-
 def newer_files(names: Iterable[str], start: float | None) -> list[str]:
     if start is None:
         return []
@@ -81,7 +70,7 @@ def main() -> None:
     properties = "--property=ActiveState,ExecMainStartTimestamp"
     command = ["systemctl", "show", module.params["unit"], properties, "--timestamp=us+utc"]
     _, output, _ = module.run_command(command, check_rc=True)
-    newer = newer_files(module.params["files"], parse_start(output))
+    newer = newer_files(module.params["files"], started_at(parse_properties(output)))
     module.exit_json(changed=bool(newer), newer=newer)
 
 

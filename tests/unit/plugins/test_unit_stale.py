@@ -6,15 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.unit_state import parse_properties, started_at
 
-from plugins.modules.unit_stale import newer_files, parse_start
+from plugins.modules.unit_stale import newer_files
 
 RUNNING = "ActiveState=active\nExecMainStartTimestamp=Sat 2025-11-22 18:36:11.250000 UTC\n"
 START = 1763836571.25
 
 
 def test_the_start_is_read_to_the_microsecond() -> None:
-    assert parse_start(RUNNING) == START
+    assert started_at(parse_properties(RUNNING)) == START
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_the_start_is_read_to_the_microsecond() -> None:
     ],
 )
 def test_a_unit_that_does_not_run_has_no_start(properties: str) -> None:
-    assert parse_start(properties) is None
+    assert started_at(parse_properties(properties)) is None
 
 
 def test_files_written_after_the_start_are_newer(tmp_path: Path) -> None:
