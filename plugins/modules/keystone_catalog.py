@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: the Halligan authors
 # Apache License 2.0 (see LICENSE)
-"""Keep what a service needs in Keystone: project, roles, user, service and endpoints."""
+"""Keep what a service needs in Keystone: project, roles, user, service, endpoints and a domain of its own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ module: keystone_catalog
 short_description: Keep what a service needs in Keystone
 description:
   - Keeps a project, roles, a user with roles on that project, a service and its endpoints in one region.
+  - Keeps a domain with a user that administers it, for a service that makes users of its own there.
   - Only what differs is written. A password is tried by logging in with it.
   - Needs nothing but Python on the target.
   - In check mode a Keystone that cannot be asked yet counts as a change, with a warning.
@@ -116,8 +117,27 @@ options:
         description: URL for administration.
         type: str
         required: true
+  domain:
+    description: Domain to keep beside that of O(auth), with a user in it that administers it.
+    type: dict
+    suboptions:
+      name:
+        description: Name of the domain.
+        type: str
+        required: true
+      description:
+        description: What the domain is for, for people.
+        type: str
+        default: ""
+      admin:
+        description: User in the domain that has the role C(admin) on it, and nowhere else.
+        type: str
+        required: true
+      password:
+        description: Password of that user. Needed unless O(state=absent).
+        type: str
   state:
-    description: V(absent) removes the service with its endpoints, and the user.
+    description: V(absent) removes the service with its endpoints, the user, and the domain with all that is in it.
     type: str
     choices: [present, absent]
     default: present
@@ -170,7 +190,9 @@ class Catalog:
         project = self._keep_project(wanted["project"]) if wanted.get("project") else None
         roles = {name: self._keep_role(name) for name in wanted.get("roles", [])}
         if wanted.get("user"):
-            self._keep_user(wanted["user"], project, roles)
+            self._keep_user(wanted["user"], self._auth["domain"], self._domain(), _place("projects", project), roles)
+        if wanted.get("domain"):
+            self._keep_domain(wanted["domain"])
         if wanted.get("service"):
             service = self._keep_service(wanted["service"])
             for interface in INTERFACES if wanted.get("endpoints") else ():
@@ -186,6 +208,12 @@ class Catalog:
             name = wanted["user"]["name"]
             for user in self._find("users", name=name, domain_id=self._domain()):
                 self._delete("users", user, f"user {name}")
+        if wanted.get("domain"):
+            name = self._name_of_own_domain(wanted["domain"])
+            for domain in self._find("domains", name=name):
+                # Keystone deletes a domain with everything in it, but only one that nobody can log in to any more.
+                self._correct("domains", domain, {"enabled": False}, f"domain {name}")
+                self._delete("domains", domain, f"domain {name}")
 
     def _keep_region(self, name: str) -> None:
         names = [region["id"] for region in self._find("regions")]
@@ -209,26 +237,47 @@ class Catalog:
         found = self._find("roles", name=name)
         return found[0] if found else self._create("roles", {"name": name}, f"role {name}")
 
-    def _keep_user(self, wanted: Mapping[str, Any], project: Entity | None, roles: Mapping[str, Entity | None]) -> None:
+    def _keep_domain(self, wanted: Mapping[str, Any]) -> None:
+        name = self._name_of_own_domain(wanted)
+        found = self._find("domains", name=name)
+        values = {"description": wanted["description"], "enabled": True}
+        if found:
+            domain: Entity | None = found[0]
+            self._correct("domains", found[0], values, f"domain {name}")
+        else:
+            domain = self._create("domains", {"name": name, **values}, f"domain {name}")
+        admin = {"name": wanted["admin"], "password": wanted["password"], "roles": ["admin"]}
+        self._keep_user(admin, name, str(domain["id"]) if domain else "", _place("domains", domain), {})
+
+    def _name_of_own_domain(self, wanted: Mapping[str, Any]) -> str:
+        name = str(wanted["name"])
+        if name.lower() in (self._auth["domain"].lower(), "default"):
+            raise ValueError(f"Domain {name!r} is that of the site's own users: a service needs one of its own.")
+        return name
+
+    def _keep_user(
+        self, wanted: Mapping[str, Any], domain: str, domain_id: str, place: str, roles: Mapping[str, Entity | None]
+    ) -> None:
+        """Keep a user of a domain, which may be still to create (no id), with roles at a place (a part of a URL)."""
         name, password = wanted["name"], wanted["password"]
         label = f"user {name}"
-        found = self._find("users", name=name, domain_id=self._domain())
+        found = self._find("users", name=name, domain_id=domain_id) if domain_id else []
         if found:
             user: Entity | None = found[0]
             self._correct("users", found[0], {"enabled": True}, label)
-            if not self._can_log_in(name, password):
+            if not self._can_log_in(name, password, domain):
                 self._update("users", found[0], {"password": password}, f"password of {label}")
         else:
-            user = self._create("users", {"name": name, "domain_id": self._domain(), "password": password}, label)
+            user = self._create("users", {"name": name, "domain_id": domain_id, "password": password}, label)
         for role_name in wanted["roles"]:
             role = roles[role_name] if role_name in roles else self._keep_role(role_name)
-            self._keep_grant(user, role, project, f"role {role_name} of {label}")
+            self._keep_grant(user, role, place, f"role {role_name} of {label}")
 
-    def _keep_grant(self, user: Entity | None, role: Entity | None, project: Entity | None, label: str) -> None:
-        if user is None or role is None or project is None:  # only when looking: one of them would be created
+    def _keep_grant(self, user: Entity | None, role: Entity | None, place: str, label: str) -> None:
+        if user is None or role is None or not place:  # only when looking: one of them would be created
             self.changes.append(f"{label} granted")
             return
-        url = self._url(f"projects/{project['id']}/users/{user['id']}/roles/{role['id']}")
+        url = self._url(f"{place}/users/{user['id']}/roles/{role['id']}")
         if self._session.request("HEAD", url, expect=(200, 204, 404)).status == 404:
             self.changes.append(f"{label} granted")
             if self._write:
@@ -259,9 +308,10 @@ class Catalog:
         for extra in found[1:]:
             self._delete("endpoints", extra, f"second endpoint {interface} {extra['url']}")
 
-    def _can_log_in(self, name: str, password: str) -> bool:
+    def _can_log_in(self, name: str, password: str, domain: str) -> bool:
+        who = {"username": name, "password": password, "domain": domain, "project": None}
         try:
-            issue_token(self._transport, {**self._auth, "username": name, "password": password, "project": None})
+            issue_token(self._transport, {**self._auth, **who})
         except ApiError as error:
             if error.status != 401:
                 raise
@@ -310,6 +360,11 @@ class Catalog:
             self._session.request("DELETE", self._url(f"{kind}/{seen['id']}"))
 
 
+def _place(kind: str, entity: Entity | None) -> str:
+    """Return where roles are given, as a part of a URL; empty when it is still to create."""
+    return f"{kind}/{entity['id']}" if entity else ""
+
+
 def main() -> None:
     text = {"type": "str", "required": True}
     endpoint_spec = dict.fromkeys(INTERFACES, text)
@@ -319,6 +374,12 @@ def main() -> None:
         "roles": {"type": "list", "elements": "str", "default": []},
     }
     service_spec = {"type": text, "name": text, "description": {"type": "str", "default": ""}}
+    domain_spec = {
+        "name": text,
+        "description": {"type": "str", "default": ""},
+        "admin": text,
+        "password": {"type": "str", "no_log": True},
+    }
     module = AnsibleModule(
         argument_spec={
             "auth": AUTH_SPEC,
@@ -328,6 +389,7 @@ def main() -> None:
             "user": {"type": "dict", "options": user_spec},
             "service": {"type": "dict", "options": service_spec},
             "endpoints": {"type": "dict", "options": endpoint_spec},
+            "domain": {"type": "dict", "options": domain_spec},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         required_by={"user": ["project"], "endpoints": ["service"]},
@@ -335,8 +397,9 @@ def main() -> None:
     )
     options = module.params
     present = options["state"] == "present"
-    if present and options["user"] and not options["user"]["password"]:
-        module.fail_json(msg="user.password is needed when state is present", changes=[])
+    for whose in ("user", "domain"):
+        if present and options[whose] and not options[whose]["password"]:
+            module.fail_json(msg=f"{whose}.password is needed when state is present", changes=[])
     transport = HttpTransport()
     try:
         session = Session(transport, issue_token(transport, options["auth"]))

@@ -100,7 +100,12 @@ class FakeCloud:
 
     def _log_in(self, auth: Entity) -> Answer:
         given = auth["identity"]["password"]["user"]
-        users = [user for user in self.data["users"] if user["name"] == given["name"] and user["enabled"]]
+        domains = {one["id"] for one in self.data["domains"] if one["name"] == given["domain"]["name"]}
+        users = [
+            user
+            for user in self.data["users"]
+            if user["name"] == given["name"] and user["domain_id"] in domains and user["enabled"]
+        ]
         if not users or users[0]["password"] != given["password"]:
             return _error(401, "The request you have made requires authentication.")
         token: Entity = {"user": {"id": users[0]["id"]}, "expires_at": "2026-01-01T00:00:00.000000Z"}
@@ -125,7 +130,7 @@ class FakeCloud:
         ]
 
     def _identity(self, method: str, path: list[str], query: dict[str, str], sent: Any) -> Answer:
-        if path[0] == "projects" and len(path) == 6:
+        if path[0] in ("projects", "domains") and len(path) == 6:
             return self._grant(method, (path[1], path[3], path[5]))
         kind, one = path[0], path[0][:-1]
         if method == "POST":
@@ -138,8 +143,11 @@ class FakeCloud:
             ]
             return _json(200, {kind: [_shown(entity) for entity in matches]})
         (entity,) = [e for e in self.data[kind] if e["id"] == path[1]]
+        if method == "DELETE" and kind == "domains" and entity.get("enabled", True):
+            return _error(403, "Cannot delete a domain that is enabled.")
         if method == "DELETE":
             self.data[kind].remove(entity)
+            self.data["users"] = [user for user in self.data["users"] if user["domain_id"] != entity["id"]]
             self.data["endpoints"] = [end for end in self.data["endpoints"] if end["service_id"] != entity["id"]]
             return Answer(204, {})
         entity.update(sent[one])

@@ -19,6 +19,12 @@ GLANCE: dict[str, Any] = {
     "endpoints": {"public": IMAGE, "internal": IMAGE, "admin": IMAGE},
 }
 
+HEAT: dict[str, Any] = {
+    "region": "regionOne",
+    "roles": [],
+    "domain": {"name": "heat", "description": "Users of stacks", "admin": "heat_domain_admin", "password": "deep"},
+}
+
 
 @pytest.fixture
 def cloud() -> FakeCloud:
@@ -121,9 +127,10 @@ def test_two_services_of_one_type_are_refused(cloud: FakeCloud) -> None:
 
 
 def test_an_unknown_domain_is_refused(cloud: FakeCloud) -> None:
-    cloud.one("domains", "Default")["name"] = "Other"
+    catalog = open_catalog(cloud)
+    cloud.one("domains", "Default")["name"] = "Other"  # renamed after the login
     with pytest.raises(ValueError, match="no domain 'Default'"):
-        keep(cloud)
+        catalog.keep(GLANCE)
 
 
 def test_dropping_leaves_project_and_roles(cloud: FakeCloud) -> None:
@@ -135,3 +142,52 @@ def test_dropping_leaves_project_and_roles(cloud: FakeCloud) -> None:
     assert len(cloud.data["endpoints"]) == 3
     assert cloud.one("projects", "service")
     assert drop(cloud) == []
+
+
+def test_a_domain_gets_an_administrator_of_its_own(cloud: FakeCloud) -> None:
+    predicted = keep(cloud, HEAT, write=False)
+    assert cloud.writes() == []
+    assert keep(cloud, HEAT) == predicted
+    assert predicted == [
+        "domain heat created",
+        "user heat_domain_admin created",
+        "role admin of user heat_domain_admin granted",
+    ]
+    admin = cloud.one("users", "heat_domain_admin")
+    assert admin["domain_id"] == cloud.one("domains", "heat")["id"]
+    assert (admin["domain_id"], admin["id"], cloud.one("roles", "admin")["id"]) in cloud.grants
+    cloud.requests.clear()
+    assert keep(cloud, HEAT) == []
+    assert cloud.writes() == []
+
+
+def test_a_user_of_the_same_name_in_another_domain_is_another_user(cloud: FakeCloud) -> None:
+    cloud.add("users", name="heat_domain_admin", domain_id="1", enabled=True, password="other")
+    assert "user heat_domain_admin created" in keep(cloud, HEAT)
+    assert keep(cloud, HEAT) == []
+
+
+def test_only_what_differs_in_a_domain_is_written(cloud: FakeCloud) -> None:
+    keep(cloud, HEAT)
+    cloud.one("users", "heat_domain_admin")["password"] = "another"
+    cloud.one("domains", "heat")["description"] = ""
+    assert keep(cloud, HEAT) == ["domain heat updated", "password of user heat_domain_admin updated"]
+    assert keep(cloud, HEAT) == []
+
+
+def test_the_domain_of_the_site_is_no_domain_of_a_service(cloud: FakeCloud) -> None:
+    mixed_up = {**HEAT, "domain": {**HEAT["domain"], "name": "Default"}}
+    with pytest.raises(ValueError, match="'Default' is that of the site's own users"):
+        keep(cloud, mixed_up)
+    with pytest.raises(ValueError, match="'Default' is that of the site's own users"):
+        drop(cloud, mixed_up)
+    assert cloud.writes() == []
+
+
+def test_dropping_a_domain_takes_its_users_with_it(cloud: FakeCloud) -> None:
+    keep(cloud, HEAT)
+    predicted = drop(cloud, HEAT, write=False)
+    assert predicted == ["domain heat updated", "domain heat deleted"]
+    assert drop(cloud, HEAT) == predicted
+    assert [user["name"] for user in cloud.data["users"]] == ["admin"]
+    assert drop(cloud, HEAT) == []
