@@ -37,6 +37,15 @@ BarrierId = NewType("BarrierId", str)  # "identity.keystone<keystone@ctl-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A text that a part of the spec was read from, kept to find places in; `path` leads to that part of it."""
+
+    file: str  # how messages name it
+    text: str | bytes
+    path: tuple[str | int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SecretRef:
     """A value that stays in the site's Vault-encrypted files: never in a plan, an event or the store.
 
@@ -145,6 +154,7 @@ class Group:
     file_vars: Mapping[str, Value] = field(default_factory=dict)
     bindings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # capability -> node names
     where: Location | None = None
+    sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)  # of vars, then of file_vars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +179,7 @@ class Node:
     wiring: Mapping[str, Json] = field(default_factory=dict)  # NIC -> switch and port that LLDP must show
     bmc: Bmc | None = None
     where: Location | None = None
+    sources: tuple[Source, ...] = field(default=(), compare=False, repr=False)  # of vars, then of file_vars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +283,7 @@ class Spec:
     policy: Policy = Policy()
     digest: str = ""
     problems: tuple[Problem, ...] = ()  # warnings only; errors are raised
+    source: Source | None = field(default=None, compare=False, repr=False)
 
 
 # --- the catalogue ------------------------------------------------------------------------------------------------
@@ -352,6 +364,20 @@ class Cardinality:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A rule that the values of each placement must keep before anything runs (docs/contracts.md).
+
+    `that` is a Jinja expression, `message` a template that says what is wrong, `option` the one to point at.
+    """
+
+    that: str
+    message: str
+    option: str = ""
+    hint: str = ""
+    where: Location | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """A role and what it promises and needs across hosts. `digest` covers every file that decides what it does."""
 
@@ -372,6 +398,8 @@ class Contract:
     destroys: str = ""  # what removal erases; empty: nothing
     options: Mapping[str, Option] = field(default_factory=dict)
     references: frozenset[str] = frozenset()  # variables that its defaults mention and that it does not define
+    variables: Mapping[str, Json] = field(default_factory=dict)  # its own, from defaults and vars, that are no options
+    checks: tuple[Check, ...] = ()
     executor: str = ""  # CARRY or PUSH: what the contract asks for; empty: whatever suits
     controller: str = ""  # why only the controller can run it, "delegate_to in tasks/main.yml:12"; empty: it need not
     includes: tuple[str, ...] = ()  # the roles that its tasks include by name, directly or not

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from orchestrator import templates, yaml
+from orchestrator.catalog import checks
 from orchestrator.catalog.controller import needs
 from orchestrator.catalog.schema import ContractModel, EntryPointModel, OptionModel, SpecsModel, WireModel
 from orchestrator.catalog.source import RoleFile, RoleFiles, RoleSource
@@ -31,6 +32,7 @@ def read(files: RoleFiles) -> Catalog:
     for reader in readers:
         if reader.role.name in found:
             reader.check_wires(found)
+            reader.check_calls(found)
         problems.extend(reader.problems())
     if problems:
         raise ProblemsError(problems)
@@ -104,6 +106,8 @@ class _RoleReader:
         self._check_removal(model)
         summary = entry.short_description if entry else ""
         found = _contract(role, model, options, summary, self._references(options))
+        own = {name: value for name, value in self._defined().items() if name not in options}
+        found = replace(found, variables=own, checks=checks.read(self._contract, model.checks, options, own))
         outputs = {
             name: replace(output, depends=None if output.secret else self._depends(output.value, options))
             for name, output in found.outputs.items()
@@ -288,6 +292,10 @@ class _RoleReader:
                 continue
             for provider in _providers(catalog, wire.from_):
                 self._check_wire(name, wire.output, provider, options)
+
+    def check_calls(self, catalog: Catalog) -> None:
+        """Check what the role's checks ask about capabilities against the roles that provide them."""
+        checks.check_calls(self._contract, catalog[self.role.name].checks, catalog)
 
     def _check_wire(self, name: str, output: str, provider: Contract, options: Mapping[str, Option]) -> None:
         path = ("inputs", name, "output")

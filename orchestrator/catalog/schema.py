@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from orchestrator.model import Count
 from orchestrator.yaml.fields import Model, RolloutModel
 
-__all__ = ["ContractModel", "EntryPointModel", "OptionModel", "SpecsModel", "WireModel", "json_schema"]
+__all__ = ["CheckModel", "ContractModel", "EntryPointModel", "OptionModel", "SpecsModel", "WireModel", "json_schema"]
 
 _COUNT = re.compile(r"(\d{1,6})(\.\.(\d{1,6})?)?")
 
@@ -83,6 +83,15 @@ class CardinalityModel(Model):
     quorum: bool = Field(default=False, description="Only an odd number may exist.")
 
 
+class CheckModel(Model):
+    """A rule that the values of each placement must keep before anything runs."""
+
+    that: Name = Field(description="Jinja expression that must be true.")
+    message: Name = Field(description="What is wrong when it is not; a Jinja template.")
+    option: Name | None = Field(default=None, description="Option that the problem points at, where the site set it.")
+    hint: str = Field(default="", description="What to do about it.")
+
+
 class RemoveModel(Model):
     """That the role can be removed by tasks/remove.yml."""
 
@@ -101,6 +110,7 @@ class ContractModel(Model):
     after: list[Capability] = Field(default_factory=list, description="Capabilities that only order.")
     inputs: dict[str, WireModel] = Field(default_factory=dict, description="Options whose value the graph knows.")
     outputs: dict[str, OutputModel] = Field(default_factory=dict, description="Values that consumers can wire.")
+    checks: list[CheckModel] = Field(default_factory=list, description="Rules that must hold before anything runs.")
     cardinality: CardinalityModel = Field(
         default_factory=CardinalityModel, description="How many placements may exist."
     )

@@ -197,6 +197,17 @@ class Machines:
                 if state.facts and state.phase in lifecycle.USABLE
             }
 
+    def nics(self, spec: Spec) -> dict[str, frozenset[str]]:
+        """Return the network ports of each node whose hardware is known, with those that its profile makes."""
+        snapshot = self._site.snapshot()
+        facts = self._known_facts(snapshot)
+        metal = [node for node in spec.nodes.values() if node.profile]
+        return {
+            node: frozenset({nic.name for nic in facts[machine.id].nics} | set(spec.profiles[profile].interfaces))
+            for node, machine in lifecycle.of_nodes(metal, snapshot.machines).items()
+            if (profile := spec.nodes[node].profile) and machine.id in facts
+        }
+
     def _view(self, name: str) -> NodeView:
         views = self.overview()
         for view in views:

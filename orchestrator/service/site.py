@@ -155,7 +155,8 @@ class Site:
         if problems:
             raise ProblemsError([problem for error in problems for problem in error.problems])
         self.machines.check_power(found[0])  # type: ignore[arg-type]  # in the order above
-        resolved = topology.resolve(found[0], found[1])  # type: ignore[arg-type]
+        nics = self.machines.nics(found[0]) if topology.ask_for_ports(found[1]) else {}  # type: ignore[arg-type]
+        resolved = topology.resolve(found[0], found[1], nics)  # type: ignore[arg-type]
         self.warnings = resolved.problems
         return resolved
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from orchestrator.spec.places import Places
 from orchestrator.spec.read import read
 from orchestrator.spec.schema import json_schema
 from orchestrator.spec.source import Decrypt, SiteFiles, SourceFile
 
-__all__ = ["Decrypt", "SiteFiles", "SourceFile", "json_schema", "read"]
+__all__ = ["Decrypt", "Places", "SiteFiles", "SourceFile", "json_schema", "read"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import Location
-from orchestrator.model import Bmc, Connection, Node, Value
+from orchestrator.model import Bmc, Connection, Node, Source, Value
 from orchestrator.spec import ranges
 from orchestrator.spec.addresses import Claims, Networks, macs
 from orchestrator.spec.schema import NodeModel
@@ -166,6 +166,7 @@ class Shared:
     platform: str
     connection: Connection
     vars: Mapping[str, Value]
+    sources: tuple[Source, ...] = ()  # of these
     bmc_ca: str = ""  # absolute
 
 
@@ -174,6 +175,7 @@ def build(
     own_: Own,
     shared: Shared,
     file_vars: Mapping[str, Mapping[str, Value]],
+    file_sources: Mapping[str, tuple[Source, ...]],
 ) -> Iterator[Node]:
     """Yield the nodes of an entry; what they have in common is one object."""
     model = entry.model
@@ -203,4 +205,5 @@ def build(
             if bmc and own_.bmcs
             else None,
             where=entry.where,
+            sources=(*shared.sources, *file_sources[name]) if name in file_sources else shared.sources,
         )

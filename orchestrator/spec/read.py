@@ -8,7 +8,7 @@ from dataclasses import replace
 from orchestrator import yaml
 from orchestrator.errors import Location, Problem, ProblemsError
 from orchestrator.fingerprint import canonical, sha256
-from orchestrator.model import Group, Json, Node, Profile, Spec, Value
+from orchestrator.model import Group, Json, Node, Profile, Source, Spec, Value
 from orchestrator.spec import metal, nodes, ranges
 from orchestrator.spec.addresses import Networks, networks
 from orchestrator.spec.connections import absolute, connect
@@ -93,6 +93,7 @@ class _Reader:
         self._sealer = sealer
         self._group_vars = group_vars
         self._host_vars = host_vars
+        self._host_sources = {name: self._sources((), {}, sources) for name, sources in files.host_vars.items()}
         self._entries: list[nodes.Entry] = []
         self.warnings: list[Problem] = []
 
@@ -137,6 +138,7 @@ class _Reader:
             groups=group_values,
             nodes=node_values,
             policy=policy(model.policy, self._document),
+            source=Source(file=self._document.file, text=self._document.text),
         )
 
     def digest(self, spec: Spec) -> str:
@@ -164,7 +166,14 @@ class _Reader:
             file_vars=self._group_vars.get(name, _NOTHING),
             bindings={capability: tuple(names) for capability, names in model.bindings.items()},
             where=self._document.places.get(("groups", name)),
+            sources=self._sources(("groups", name, "vars"), model.vars, self._files.group_vars.get(name, ())),
         )
+
+    def _sources(self, path: Path, values: Mapping[str, Json], files: Iterable[SourceFile]) -> tuple[Source, ...]:
+        """Return where the variables of a group or node were read from: cluster.yml, if it sets any, then the files."""
+        document = self._document
+        own = (Source(file=document.file, text=document.text, path=path),) if values else ()
+        return (*own, *(Source(file=source.shown, text=source.text) for source in files))
 
     def _nodes(
         self,
@@ -180,7 +189,7 @@ class _Reader:
             own = nodes.own(self._findings, entry, nets)
             identities.claim(entry, own)
             shared = self._shared(model, groups, ordered, entry)
-            for node in nodes.build(entry, own, shared, self._host_vars):
+            for node in nodes.build(entry, own, shared, self._host_vars, self._host_sources):
                 found.setdefault(node.name, node)
         identities.report(self._findings)
         return found
@@ -203,6 +212,7 @@ class _Reader:
                 (model.connection, *(group.connection for group in models), entry.model.connection),
             ),
             vars=self._vars(entry.model.vars, f"nodes/{entry.key}/vars/"),
+            sources=self._sources(("nodes", entry.key, "vars"), entry.model.vars, ()),
             bmc_ca=absolute(self._files, entry.model.bmc.ca) if entry.model.bmc and entry.model.bmc.ca else "",
         )
 

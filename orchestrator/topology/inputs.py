@@ -12,8 +12,9 @@ from types import MappingProxyType
 from orchestrator.catalog import check_value
 from orchestrator.errors import Problem, closest
 from orchestrator.lifecycle import STAGES
-from orchestrator.model import MAGIC, Catalog, Contract, Node, OutputRef, Requirement, Spec, StepId, Value, Wire
+from orchestrator.model import MAGIC, Catalog, Contract, Node, Option, OutputRef, Requirement, Spec, StepId, Value, Wire
 from orchestrator.ranges import fold
+from orchestrator.spec import Places
 from orchestrator.templates import mentioned
 from orchestrator.topology.binding import Binder
 from orchestrator.topology.metal import MachineInputs
@@ -33,6 +34,7 @@ class Inputs:
         self._problems = problems
         self._variables = Variables(spec)
         self._machines = MachineInputs(spec, self._variables)
+        self._places = Places(spec)
         self._base: dict[tuple[str, tuple[str, ...]], tuple[Mapping[str, Value], frozenset[str]]] = {}
         self._shared: dict[tuple[object, ...], Mapping[str, Value]] = {}
         self._missing: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -184,11 +186,17 @@ class Inputs:
         for name, value in values.items():
             option = contract.options.get(name)
             if option is not None:
-                for problem in check_value(option, value, node.where):
+                for problem in self._misfits(option, value, node):
                     if problem not in self._problems:
                         self._problems.append(problem)
         self._note_missing(contract, node, values)
         return MappingProxyType(dict(values))
+
+    def _misfits(self, option: Option, value: Value, node: Node) -> list[Problem]:
+        """Return what is wrong with a value, at the place where the site sets it."""
+        if not check_value(option, value):
+            return []
+        return check_value(option, value, self._places.variable(node, option.name) or node.where)
 
     def _note_missing(self, contract: Contract, node: Node, values: Mapping[str, Value]) -> None:
         for name, option in contract.options.items():
