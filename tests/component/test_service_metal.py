@@ -9,7 +9,7 @@ import pytest
 from support.machines import FACTS
 
 from orchestrator import lifecycle
-from orchestrator.errors import HalliganError
+from orchestrator.errors import HalliganError, ProblemsError
 from orchestrator.lifecycle import Signal
 from orchestrator.model import Identity, Phase
 from orchestrator.service import open_site
@@ -86,6 +86,31 @@ def test_a_node_is_shown_with_its_hardware(site, store):
         site.machines.show("name")
     with pytest.raises(HalliganError, match="no bare-metal node"):
         site.machines.show("running")
+
+
+def test_checks_of_contracts_see_the_ports_that_were_discovered(site, store):
+    """Those of nodes whose hardware nobody knows are not asked for."""
+    meta = site.path / "roles" / "net" / "meta"
+    meta.mkdir(parents=True)
+    options = "{net_port: {type: str, required: true, description: A port.}}"
+    (meta / "argument_specs.yml").write_text(f"argument_specs: {{main: {{options: {options}}}}}\n")
+    (meta / "contract.yml").write_text(
+        "contract: 1\nchecks:\n- {option: net_port, that: net_port in nics, "
+        "message: \"no {{ net_port }} among {{ nics | join(', ') }}\"}\n"
+    )
+    (site.path / "cluster.yml").write_text(
+        SITE.replace(
+            "{image: debian-12}", "{image: debian-12, interfaces: {bond0: {members: [eno1], networks: [mgmt]}}}"
+        )
+        + "groups: {g: {vars: {net_port: eno7}}, all: {roles: [net]}}\n"
+    )
+    opened = open_site(str(site.path), roles=(str(site.path / "roles"),))
+    assert opened.load()
+    discovered(store, 1)
+    with pytest.raises(ProblemsError) as caught:
+        opened.load()
+    (problem,) = caught.value.problems
+    assert "net on named: no eno7 among" in problem.summary
 
 
 def test_the_trace_goes_from_the_first_packet_to_the_claim(site, store):
