@@ -102,7 +102,7 @@ def test_checks_of_contracts_see_the_ports_that_were_discovered(site, store):
         SITE.replace(
             "{image: debian-12}", "{image: debian-12, interfaces: {bond0: {members: [eno1], networks: [mgmt]}}}"
         )
-        + "groups: {g: {vars: {net_port: eno7}}, all: {roles: [net]}}\n"
+        + "groups: {all: {roles: [net], vars: {net_port: eno7}}}\n"
     )
     opened = open_site(str(site.path), roles=(str(site.path / "roles"),))
     assert opened.load()
