@@ -517,6 +517,8 @@ class PlanRole:
     rollout: Rollout | None = None
     removable: bool = False
     includes: tuple[str, ...] = ()  # the roles that it includes, directly or not: whoever ships it ships them too
+    members: tuple[StepId, ...] = ()  # of a role with a quorum: its placements that have worked before this plan
+    down: Mapping[StepId, str] = field(default_factory=dict)  # those of them known to be down, and how that is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

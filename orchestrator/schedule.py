@@ -8,14 +8,16 @@ Rules, in the order they are applied
   4. Never more in flight than the policy's limits: steps, per node, role and group, installs; pushed batches and their
      hosts, too, since each is a process here, while a carried batch is only a name for steps that start together.
   5. A role with a roll-out starts its next share only when the share before is finished, and stops after its limit.
-  6. A step whose inputs turn out as at its last success is settled without running (late no-op).
+  6. Members of a role with a quorum are touched one at a time, whatever its roll-out says: first those that are down,
+     the others only while the rest is a majority without them (`plan/quorum.py`). What can never start is skipped.
+  7. A step whose inputs turn out as at its last success is settled without running (late no-op).
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -38,6 +40,7 @@ from orchestrator.model import (
     Value,
 )
 from orchestrator.plan.make import resolve_value
+from orchestrator.plan.quorum import guards
 from orchestrator.plan.summary import step_graph
 
 __all__ = ["Decision", "Schedule", "Verdict"]
@@ -110,11 +113,13 @@ class Schedule:
         attempts: Mapping[StepId, int] | None = None,
         check: bool = False,
         prefix: str = "",
+        quorum_loss: Collection[str] = (),
     ) -> None:
         """Start a plan, or go on with it: `finished` are the final outcomes that an earlier process committed.
 
         `attempts` are the tries that it made of others, so that none gets more than the policy grants.
         `prefix` starts the ids of batches; give another one to each process that goes on with a run.
+        `quorum_loss` are shell globs on roles whose majority nobody has to keep.
         """
         self._plan = plan
         # A check that is resumed is still a check: the plan says so, whoever runs it.
@@ -143,6 +148,8 @@ class Schedule:
         self._draining = False
         self._unsettled: list[Outcome] = []
         self._rollouts = _rollouts(plan)
+        self._guards = {} if self._check else guards(plan, quorum_loss)
+        self._guarded: dict[str, list[StepId]] = defaultdict(list)  # steps of a role that its guard holds back
         self.outcomes: dict[StepId, Outcome] = {}
         for name in [name for name, vertex in self._vertices.items() if not vertex.unmet]:
             self._met(name)
@@ -177,10 +184,14 @@ class Schedule:
         while self._retries and self._retries[0][0] <= now and not self._draining:
             self._ready(heapq.heappop(self._retries)[1])
         self._offer_quotas()
+        for role in self._guarded:
+            self._offer_guarded(role)
         batches: list[Batch] = []
         while not self._draining and (lane := self._best_lane()):
             if runs := self._fill(lane, settled):
                 batches.append(self._batch(lane, runs))
+        if not (batches or settled or self._in_flight or self._retries or self._draining):
+            settled += self._give_up()
         return Decision(batches=tuple(batches), settled=tuple(settled))
 
     def verdict(self, outcome: Outcome) -> Verdict:
@@ -218,6 +229,8 @@ class Schedule:
     def _finish(self, outcome: Outcome) -> tuple[Outcome, ...]:
         step = self._steps[outcome.step]
         self.outcomes[outcome.step] = outcome
+        if guard := self._guards.get(step.role):
+            guard.end(step, outcome)
         if outcome.status.good:
             if outcome.outputs or not self._check:
                 self._outputs[outcome.step] = {**self._outputs.get(outcome.step, {}), **outcome.outputs}
@@ -309,6 +322,33 @@ class Schedule:
                 skips.extend(self._skip_dependants(other.id, step.id))
         return skips
 
+    # --- quorums --------------------------------------------------------------------------------------------------
+
+    def _hold(self, step: Step) -> bool:
+        """Put a step aside that would cost its role the majority now."""
+        guard = self._guards.get(step.role)
+        if guard is None or guard.may_start(step):
+            return False
+        self._guarded[step.role].append(step.id)
+        return True
+
+    def _offer_guarded(self, role: str) -> None:
+        waiting, self._guarded[role] = self._guarded[role], []
+        for step in waiting:
+            if step not in self.outcomes:
+                self._ready(step)
+
+    def _give_up(self) -> list[Outcome]:
+        """Skip what is held back when nothing can change that any more, and what needs it."""
+        skips: list[Outcome] = []
+        for role, waiting in self._guarded.items():
+            for step in waiting:
+                if step not in self.outcomes:
+                    cause, why = self._guards[role].why_not(self._steps[step])
+                    skips += [self._skip(step, cause, why), *self._skip_dependants(step, cause)]
+            waiting.clear()
+        return skips
+
     # --- batches --------------------------------------------------------------------------------------------------
 
     def _best_lane(self) -> _Lane | None:
@@ -347,7 +387,7 @@ class Schedule:
         room = self._room(lane)
         while queue and len(runs) < room:
             step = self._steps[heapq.heappop(queue)[1]]
-            if step.id in self.outcomes or self._park(step):
+            if step.id in self.outcomes or self._hold(step) or self._park(step):
                 continue
             run = self._run(step)
             if isinstance(run, Outcome):
@@ -389,6 +429,8 @@ class Schedule:
                     free -= 1
 
     def _occupy(self, step: Step) -> None:
+        if guard := self._guards.get(step.role):
+            guard.start(step)
         self._in_flight[step.id] = ""
         self._busy_nodes[step.node] += 1
         self._busy_roles[step.role] += 1

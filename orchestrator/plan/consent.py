@@ -1,4 +1,4 @@
-"""What must be agreed to before a plan may be applied: destruction by name, and the policy's blast radius."""
+"""What must be agreed to before a plan may be applied: destruction and lost quorums by name, and the blast radius."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from fnmatch import fnmatchcase
 
 from orchestrator.errors import Problem
 from orchestrator.model import Plan, Share, Step
+from orchestrator.plan.quorum import losses
 from orchestrator.ranges import fold
 
 __all__ = ["refusals"]
 
 
-def refusals(plan: Plan, consent: tuple[str, ...]) -> tuple[Problem, ...]:
+def refusals(plan: Plan, consent: tuple[str, ...], quorum_loss: tuple[str, ...] = ()) -> tuple[Problem, ...]:
     """Return why the plan may not be applied with this consent; empty when it may.
 
-    `consent` are shell globs on step ids, nodes, groups or roles: what the user allows to be destroyed.
+    `consent` are shell globs on step ids, nodes, groups or roles: what the user allows to be destroyed. `quorum_loss`
+    are shell globs on roles that may lose their majority.
     """
-    return (*_destruction(plan, consent), *_blast_radius(plan))
+    return (*_destruction(plan, consent), *losses(plan, quorum_loss), *_blast_radius(plan))
 
 
 def _destruction(plan: Plan, consent: tuple[str, ...]) -> list[Problem]:

@@ -295,6 +295,8 @@ def _role(item: dict[str, Any]) -> PlanRole:
         rollout=_maybe(_rollout, item.get("rollout")),
         removable=item.get("removable", False),
         includes=tuple(item.get("includes", ())),
+        members=tuple(StepId(member) for member in item.get("members", ())),
+        down={StepId(member): why for member, why in item.get("down", {}).items()},
     )
 
 

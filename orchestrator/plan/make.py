@@ -39,6 +39,8 @@ from orchestrator.model import (
     Plan,
     PlanNode,
     PlanRole,
+    Rollout,
+    Share,
     Snapshot,
     Step,
     StepId,
@@ -46,6 +48,7 @@ from orchestrator.model import (
     Value,
 )
 from orchestrator.plan.document import signed
+from orchestrator.plan.quorum import down, members
 from orchestrator.plan.select import Selection
 from orchestrator.plan.stages import destroyed, reasons
 from orchestrator.templates import mentioned
@@ -54,6 +57,8 @@ from orchestrator.variables import Variables, visible
 __all__ = ["make", "make_check", "resolve_value"]
 
 _EVERYTHING = Selection()
+_ONE_BY_ONE = Rollout(first=Share(count=1), then=Share(count=1), stop_after=1)
+"""What a role with a quorum gets when nobody asks for a roll-out."""
 
 
 @paused()
@@ -507,7 +512,7 @@ def _assemble(
             steps=tuple(steps[key] for key in sorted(steps)),
             barriers=tuple(barriers[key] for key in sorted(barriers)),
             nodes={name: _plan_node(topology.spec.nodes.get(name), name, snapshot) for name in used_nodes},
-            roles={role: _plan_role(topology, role) for role in used_roles},
+            roles={role: _plan_role(topology, role, snapshot) for role in used_roles},
             policy=topology.spec.policy,
             unchanged=unchanged,
             total_nodes=len({*topology.spec.nodes, *used_nodes}),
@@ -533,16 +538,19 @@ def _plan_node(node: Node | None, name: str, snapshot: Snapshot) -> PlanNode:
     )
 
 
-def _plan_role(topology: Topology, role: str) -> PlanRole:
+def _plan_role(topology: Topology, role: str, snapshot: Snapshot) -> PlanRole:
     contract = topology.catalog.get(role)
     if contract is None:
         return PlanRole(name=role, digest="")
+    quorum = contract.cardinality.quorum
     return PlanRole(
         name=role,
         digest=contract.digest,
         outputs={name: output.value for name, output in contract.outputs.items() if not output.secret},
         facts=contract.facts,
-        rollout=topology.spec.policy.rollout.get(role, contract.rollout),
+        rollout=topology.spec.policy.rollout.get(role, contract.rollout or (_ONE_BY_ONE if quorum else None)),
         removable=contract.removable,
         includes=contract.includes,
+        members=members(role, snapshot) if quorum else (),
+        down=down(role, snapshot) if quorum else {},
     )

@@ -250,20 +250,21 @@ class Site:
         made: Plan,
         *,
         consent: tuple[str, ...] = (),
+        quorum_loss: tuple[str, ...] = (),
         on_event: Watcher,
         command: str = "apply",
         check: bool = False,
     ) -> RunResult:
-        """Carry out a plan.
+        """Carry out a plan. `consent` and `quorum_loss` are what the user agrees to lose (`plan.refusals`).
 
         Raises:
             LockedError: somebody else works on this site.
             StalePlanError: the store or a role changed since the plan was made.
-            ProblemsError: the plan destroys without consent, or more than the policy allows.
+            ProblemsError: the plan destroys or costs a quorum without consent, or touches more than the policy allows.
             StoreError: the store refused a commit; everything committed before is kept.
         """
         self._of_this_site(made)
-        if refused := plan.refusals(made, consent):
+        if refused := plan.refusals(made, consent, quorum_loss):
             raise ProblemsError(refused)
         self._roles_unchanged(made)
         with self.working(command) as store:
@@ -286,10 +287,11 @@ class Site:
                 )
                 store.save_plan(made.id, plan.dump(made))
                 on_event(self._begin(store, run))
-                schedule = Schedule(made, outputs=_outputs(store.snapshot()), check=check)
+                outputs = _outputs(store.snapshot())
+                schedule = Schedule(made, outputs=outputs, check=check, quorum_loss=quorum_loss)
                 return self._loop(made, schedule, store, run.id, on_event, check=check)
 
-    def resume(self, *, on_event: Watcher) -> RunResult:
+    def resume(self, *, quorum_loss: tuple[str, ...] = (), on_event: Watcher) -> RunResult:
         """Go on with the run whose process died: nothing that finished runs again, nothing in flight is lost."""
         with self.working("apply --resume") as store:
             run = store.open_run()
@@ -308,6 +310,7 @@ class Site:
                 finished=finished,
                 attempts=store.attempts(run.id),
                 prefix=f"r{store.revision()}-",
+                quorum_loss=quorum_loss,
             )
             recovered = self._recover(store, run, schedule)
             with self._serving(made):

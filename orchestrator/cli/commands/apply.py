@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="Agree that this loses its data: a shell glob on steps, nodes, groups or roles. May be given more than once.",
 )
+@click.option(
+    "--allow-quorum-loss",
+    "quorum_loss",
+    metavar="ROLE",
+    multiple=True,
+    help="Agree that this role may lose its majority for a while: a shell glob. May be given more than once.",
+)
 @click.option("--verify", is_flag=True, help="First ask the hosts whether they still are as they were left.")
 @click.option("--resume", is_flag=True, help="Go on with the run that was interrupted.")
 @click.option(
@@ -52,6 +59,7 @@ def command(
     door: Door,
     target: str,
     consent: tuple[str, ...],
+    quorum_loss: tuple[str, ...],
     folder: str,
     nodes: tuple[str, ...],
     groups: tuple[str, ...],
@@ -67,7 +75,8 @@ def command(
     Without --verify no host is asked anything that the plan does not need: nothing to do, no connection.
 
     With PLAN.json exactly that plan runs, without a question: it was reviewed. With SITE a plan is made, shown and
-    asked about. Whatever loses data needs --allow-destroy as well.
+    asked about. Whatever loses data needs --allow-destroy as well, and what takes a cluster's majority away
+    --allow-quorum-loss.
 
     Ctrl-C lets running steps finish and starts no new ones; a second Ctrl-C stops them. The next apply plans what is
     left. When the program itself was killed, --resume goes on with the same plan.
@@ -80,16 +89,16 @@ def command(
     called = folder or (made.site if made else target)
     site = door.open_site(called)
     if not resume:
-        made = made or _make(door, site, chosen, consent, yes=yes, verify=verify, as_json=as_json)
+        made = made or _make(door, site, chosen, consent, quorum_loss, yes=yes, verify=verify, as_json=as_json)
         if not made.steps:
             click.echo("Nothing was applied: the plan has no steps.", err=True)
             return
     with watcher(door, f"Applying {site.name}", as_json=as_json) as watch:
         if resume or made is None:
             watch.catch_up(_before(site))
-            result = site.resume(on_event=watch)
+            result = site.resume(quorum_loss=quorum_loss, on_event=watch)
         else:
-            result = site.apply(made, consent=consent, on_event=watch)
+            result = site.apply(made, consent=consent, quorum_loss=quorum_loss, on_event=watch)
     tell(door, result, site=called, seconds=watch.tally.took_s, as_json=as_json)
     ctx.exit(0 if result.status == "succeeded" else ERROR)
 
@@ -116,7 +125,15 @@ def _before(site: Site) -> Iterator[Event]:
 
 
 def _make(
-    door: Door, site: Site, chosen: Selection, consent: tuple[str, ...], *, yes: bool, verify: bool, as_json: bool
+    door: Door,
+    site: Site,
+    chosen: Selection,
+    consent: tuple[str, ...],
+    quorum_loss: tuple[str, ...],
+    *,
+    yes: bool,
+    verify: bool,
+    as_json: bool,
 ) -> Plan:
     """Return a plan that was shown and agreed to; without steps there is nothing to agree to."""
     from orchestrator.cli.views.text import plan_text
@@ -135,7 +152,7 @@ def _make(
     show(plan_text(made, summarize(made), look), look, error=as_json)
     if not made.steps:
         return made
-    if refused := refusals(made, consent):
+    if refused := refusals(made, consent, quorum_loss):
         raise ProblemsError(refused)
     if not yes:
         agreed("\nApply this plan?")

@@ -38,6 +38,7 @@ def plan_text(plan: Plan, summary: Summary, look: Look | None = None, *, verbose
     sections = [
         _headline(plan, summary, look),
         _destructive(summary, look, verbose=verbose),
+        _quorums(plan, look),
         _counts("By group", summary.groups, look, verbose=verbose),
         _counts("By role", summary.roles, look, verbose=verbose),
         _time(summary, look, verbose=verbose),
@@ -102,6 +103,19 @@ def _destructive(summary: Summary, look: Look, *, verbose: bool) -> list[str]:
         where = fold(nodes, 0 if verbose else RANGES)
         lines += wrapped(f"{MARKS[action]} {action} {role} on {where}: {what}", look, first="  ", rest="      ")
     return lines + _more(hidden, "kinds of destructive steps")
+
+
+def _quorums(plan: Plan, look: Look) -> list[str]:
+    from orchestrator.plan import losses
+
+    found = losses(plan)
+    if not found:
+        return []
+    lines = [look.paint("LOSES A QUORUM: apply refuses it without your consent", "danger")]
+    for problem in found:
+        lines += wrapped(problem.summary, look, first="  ", rest="      ")
+        lines += wrapped(problem.hint, look, first="      ")
+    return lines
 
 
 # --- tables and time ----------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class FakeSite:
         self.calls.append(("apply", made, options))
         return self._run(on_event)
 
-    def resume(self, *, on_event: Callable[[Event], None]) -> RunResult:
+    def resume(self, *, on_event: Callable[[Event], None], **options: object) -> RunResult:
         self.calls.append(("resume",))
         return self._run(on_event)
 
@@ -269,7 +269,7 @@ def test_apply_refuses_destruction_before_it_asks(
     assert run(app, ["apply", "lab"]) == 1
     assert "--allow-destroy mariadb@a" in capsys.readouterr().err
     assert run(app, ["apply", "lab", "--yes", "--allow-destroy", "mariadb"]) == 0
-    assert site.calls[-1][2] == {"consent": ("mariadb",)}
+    assert site.calls[-1][2] == {"consent": ("mariadb",), "quorum_loss": ()}
 
 
 def test_apply_of_nothing_does_nothing(
