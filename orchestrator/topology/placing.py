@@ -11,6 +11,7 @@ from orchestrator.errors import Location, Problem, closest
 from orchestrator.lifecycle import STAGES
 from orchestrator.model import CARRY, Catalog, Contract, Node, Scope, Spec, StepId
 from orchestrator.ranges import fold
+from orchestrator.spec import Places
 from orchestrator.topology.metal import is_metal
 
 __all__ = ["Pair", "place", "step_id"]
@@ -31,6 +32,7 @@ def step_id(role: str, node: str) -> StepId:
 def place(spec: Spec, catalog: Catalog, problems: list[Problem]) -> list[Pair]:
     """Return every placement the spec asks for, once each, by node and then in the order of its groups."""
     problems.extend(_unknown_roles(spec, catalog))
+    problems.extend(_unknown_in_policy(spec, catalog))
     pairs: list[Pair] = []
     misfits: dict[tuple[str, str], list[str]] = defaultdict(list)
     roles_of: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -67,6 +69,29 @@ def _unknown_roles(spec: Spec, catalog: Catalog) -> list[Problem]:
         )
         for role, owner, where in asked
         if role not in catalog
+    ]
+
+
+def _unknown_in_policy(spec: Spec, catalog: Catalog) -> list[Problem]:
+    """Return the roles that limits, time-outs and roll-outs name and that do not exist; life-cycle steps count."""
+    policy = spec.policy
+    known = {*catalog, *STAGES}
+    sections: list[tuple[tuple[str, ...], Mapping[str, object]]] = [
+        (("policy", "limits", "roles"), policy.limits.roles),
+        (("policy", "timeouts", "roles"), policy.timeouts.roles),
+        (("policy", "rollout"), policy.rollout),
+    ]
+    places = Places(spec)
+    return [
+        Problem(
+            code="topology.unknown-role",
+            summary=f'{".".join(path)} names the role "{role}", which is not in the catalogue.{closest(role, known)}',
+            where=places.section((*path, role)),
+            hint="`halligan roles` lists the catalogue",
+        )
+        for path, roles in sections
+        for role in roles
+        if role not in known
     ]
 
 

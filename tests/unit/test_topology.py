@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from support.sites import ONE, catalog, role, site, small_catalog, small_site, small_topology
 
+from orchestrator import spec as specs
 from orchestrator.errors import ProblemsError
 from orchestrator.model import Cardinality, Count, Option, Output, OutputRef, Requirement, Scope, SecretRef, Wire
+from orchestrator.spec import SiteFiles, SourceFile
 from orchestrator.topology import resolve, wanted_secrets
 
 
@@ -106,6 +108,33 @@ def test_cardinality_per_group_counts_each_group():
 def test_an_unknown_role_suggests_the_nearest():
     problem = problems_of(site({"g": ["keyston"]}, {"n": ["g"]}), catalog(role("keystone")))["topology.unknown-role"]
     assert 'Did you mean "keystone"?' in problem.summary
+
+
+POLICY = """---
+spec: 1
+policy:
+  limits: {roles: {keystnoe: 2, install: 5}}
+  timeouts:
+    roles:
+      keystone: 60
+      keyston: 90
+  rollout:
+    keystones: {first: 1}
+"""
+
+
+def test_a_role_that_the_policy_names_must_exist():
+    """With the place of each; the life-cycle steps of bare metal are roles here."""
+    cluster = SourceFile(path="cluster.yml", shown="cluster.yml", text=POLICY.encode())
+    found = specs.read(SiteFiles(site="s", folder="/s", cluster=cluster), None)
+    with pytest.raises(ProblemsError) as caught:
+        resolve(found, catalog(role("keystone")))
+    assert [(str(p.where), p.summary.partition(",")[0]) for p in caught.value.problems] == [
+        ("cluster.yml:4:20", 'policy.limits.roles names the role "keystnoe"'),
+        ("cluster.yml:8:7", 'policy.timeouts.roles names the role "keyston"'),
+        ("cluster.yml:10:5", 'policy.rollout names the role "keystones"'),
+    ]
+    assert all('Did you mean "keystone"?' in problem.summary for problem in caught.value.problems)
 
 
 def test_a_role_on_the_wrong_platform_is_refused():
