@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from orchestrator.cli.views.words import Look, table, wrapped
 from orchestrator.model import Catalog, Contract, Json, Option, Requirement, Wire
 
-__all__ = ["role_text", "roles_text"]
+__all__ = ["removal_text", "role_text", "roles_text", "rollout_text"]
 
 
 def roles_text(catalog: Catalog, look: Look) -> str:
@@ -46,13 +46,13 @@ def role_text(role: Contract, look: Look) -> str:
         ),
         ("platforms", ", ".join(role.platforms) or "any"),
         ("facts", ", ".join(role.facts)),
-        ("rollout", _rollout(role)),
-        ("removal", _removal(role)),
+        ("rollout", rollout_text(role)),
+        ("removal", removal_text(role)),
         ("executor", role.executor or (f"ansible, for {role.controller}" if role.controller else "")),
         ("files", role.path),
     ]
     lines += [f"  {look.dim(name.ljust(10))} {text}" for name, text in facts if text]
-    sections = [lines, _inputs(role, look), _outputs(role, look)]
+    sections = [lines, _inputs(role, look), _outputs(role, look), _checks(role, look)]
     return "\n\n".join("\n".join(section) for section in sections if section) + "\n"
 
 
@@ -60,14 +60,14 @@ def _requirement(need: Requirement) -> str:
     return f"{need.capability} ({need.count} within the {need.scope})"
 
 
-def _rollout(role: Contract) -> str:
+def rollout_text(role: Contract) -> str:
     if role.rollout is None:
         return ""
     stop = f", stops after {role.rollout.stop_after} failed" if role.rollout.stop_after else ""
     return f"{role.rollout.first} first, then {role.rollout.then} at a time{stop}"
 
 
-def _removal(role: Contract) -> str:
+def removal_text(role: Contract) -> str:
     if not role.removable:
         return "no tasks/remove.yml: only forgotten"
     return f"erases: {role.destroys}" if role.destroys else "runs tasks/remove.yml, erases nothing"
@@ -126,4 +126,14 @@ def _outputs(role: Contract, look: Look) -> list[str]:
         lines.append(f"  {name}  {look.dim(source)}")
         if output.description:
             lines += wrapped(output.description.strip(), look, first="      ")
+    return lines
+
+
+def _checks(role: Contract, look: Look) -> list[str]:
+    if not role.checks:
+        return []
+    lines = [look.head("Checks before anything runs")]
+    for check in role.checks:
+        lines += wrapped(" ".join(check.that.split()), look, first="  ")
+        lines += wrapped(f"else: {check.message}", look, first="      ")
     return lines
