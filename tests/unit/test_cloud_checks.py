@@ -19,7 +19,7 @@ groups:
     roles: [base, names]
   controller:
     roles: [mariadb, rabbitmq, memcached, keystone, glance, placement, nova_api, nova_cell, nova_discover,
-            nova_scheduler, nova_conductor, nova_novncproxy, neutron_server]
+            nova_scheduler, nova_conductor, nova_novncproxy, neutron_server, heat, images_linux]
     vars: {{{controller}}}
   compute:
     roles: [nova_compute_kvm, neutron_ovs_agent]
@@ -70,6 +70,9 @@ def test_a_sound_cloud_is_not_refused():
         ("", "neutron_ovs_agent_local_ip: 10.2.0.1", "13:12", "10.2.0.1 is in no network of the site"),
         ("", "nova_compute_kvm_vnc_address: 10.2.0.1", "13:12", "10.2.0.1 is in no network of the site"),
         ("nova_api_metadata_port: 8774", "", "10:12", "cannot both have port 8774"),
+        ("heat_cfn_port: 8004", "", "10:12", "cannot both have port 8004"),
+        ("images_linux_images: [{name: a, disk_format: vhdx}]", "", "10:12", "only Hyper-V runs vhd and vhdx"),
+        ("images_linux_images: [{name: a}, {name: b}, {name: a}]", "", "10:12", "the same name twice: a"),
         ("nova_cell_name: cell0", "", "10:12", "cell0 is Nova's own"),
     ],
 )
