@@ -17,7 +17,20 @@ from support.stand import OUTPUTS, Held, Recorder, Stand, failing, good
 
 from orchestrator.errors import StoreError
 from orchestrator.executors.fake import FakeExecutor, Script
-from orchestrator.model import PUSH, Executors, Limits, Outcome, Policy, Retry, Rollout, Share, Status, StepId
+from orchestrator.model import (
+    PUSH,
+    Cardinality,
+    Executors,
+    Limits,
+    Outcome,
+    Policy,
+    Retry,
+    Rollout,
+    Share,
+    Status,
+    StepId,
+)
+from orchestrator.plan import Selection, refusals
 from orchestrator.store import RunStatus, Store
 from orchestrator.topology import resolve
 
@@ -170,6 +183,28 @@ def test_a_rollout_stops_after_its_failures(stand):
     result = stand.apply(stand.plan(small_topology(8, policy=Policy(rollout=rollout))), failing(fates))
     assert 1 <= len(result.failures) <= 2  # both of the share that was under way
     assert result.counts[Status.CHANGED] == 3  # the controller: base, db, api
+    assert stand.store.check() == []
+
+
+def test_a_cluster_keeps_its_majority_when_a_member_falls_and_until_it_is_back(stand):
+    """The run stops short of a second member, the next plan is refused, and the way out that it names is open."""
+    contracts = catalog(role("db", cardinality=Cardinality(quorum=True)))
+    changed = with_digest(contracts, "db", "new")
+    policy = Policy(rollout={"db": Rollout(first=Share(percent=100.0))}, retry=Retry(unreachable=0))
+    cluster = site({"dbs": ["db"]}, {f"ctl-{n}": ["dbs"] for n in (1, 2, 3)}, policy=policy)
+    stand.apply(stand.plan(resolve(cluster, contracts)))
+    executor = Recorder(FakeExecutor(failing({"db@ctl-2": [Status.UNREACHABLE]})))
+    result = stand.apply(stand.plan(resolve(cluster, changed)), executor=executor)
+    assert [run.step for batch in executor.batches for run in batch.runs] == ["db@ctl-1", "db@ctl-2"]
+    assert result.skipped == {"db@ctl-2": 1}
+    (refused,) = refusals(stand.plan(resolve(cluster, changed)), ())
+    assert "changes db@ctl-3 while db@ctl-2 is down" in refused.summary
+    mended = stand.plan(resolve(cluster, changed), Selection(nodes=("ctl-2",), roles=("db",)))
+    assert refusals(mended, ()) == ()
+    assert stand.apply(mended).status is RunStatus.SUCCEEDED
+    rest = stand.plan(resolve(cluster, changed))
+    assert refusals(rest, ()) == ()
+    assert stand.apply(rest).counts == {Status.CHANGED: 1}
     assert stand.store.check() == []
 
 

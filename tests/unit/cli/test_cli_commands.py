@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,19 @@ def test_apply_refuses_destruction_before_it_asks(
     assert "--allow-destroy mariadb@a" in capsys.readouterr().err
     assert run(app, ["apply", "lab", "--yes", "--allow-destroy", "mariadb"]) == 0
     assert site.calls[-1][2] == {"consent": ("mariadb",), "quorum_loss": ()}
+
+
+def test_apply_refuses_to_lose_a_quorum_before_it_asks(
+    site: FakeSite, plan_of: Callable[..., Plan], step: Callable[..., Step], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = plan_of([step("db@a")])
+    members = tuple(StepId(f"db@{node}") for node in "abc")
+    cluster = replace(made.roles["db"], members=members, down={StepId("db@b"): "unreachable"})
+    site.made = replace(made, roles={"db": cluster})
+    assert run(app, ["apply", "lab", "--yes", "--allow-destroy", "*"]) == 1
+    assert "--allow-quorum-loss db" in capsys.readouterr().err
+    assert run(app, ["apply", "lab", "--yes", "--allow-quorum-loss", "d*"]) == 0
+    assert site.calls[-1][2] == {"consent": (), "quorum_loss": ("d*",)}
 
 
 def test_apply_of_nothing_does_nothing(
