@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from orchestrator.model import Json
 
 if TYPE_CHECKING:
-    from jinja2 import Environment, nodes
+    from jinja2 import Environment, Template, nodes
 
 __all__ = ["FUNCTIONS", "Call", "EvaluationError", "calls", "evaluate", "names", "render", "template_names"]
 
@@ -75,7 +75,7 @@ def evaluate(text: str, values: Mapping[str, Json]) -> Json:
     """Return the value of an expression. Raises EvaluationError; `names` tells whether it is valid."""
     from jinja2 import Undefined
 
-    found = _safely(lambda: _expression(text)(**values))
+    found = _safely(lambda: _result(_expression(text), values))
     if isinstance(found, Undefined):
         raise EvaluationError("it leads to something that does not exist")
     return found
@@ -112,8 +112,18 @@ def _undeclared(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4096)
-def _expression(text: str) -> Any:
-    return _compiled(lambda: _environment().compile_expression(text, undefined_to_none=False))
+def _expression(text: str) -> Template:
+    _compiled(lambda: _environment().compile_expression(text))  # nothing but an expression
+    template: Template = _compiled(lambda: _environment().from_string("{% set result = " + text + "\n%}"))
+    return template
+
+
+def _result(template: Template, values: Mapping[str, Json]) -> Json:
+    """Return what an expression comes to. As Jinja's own way, without its copies: a large site evaluates many."""
+    context = template.new_context({**template.globals, **values}, shared=True)
+    for _ in template.root_render_func(context):
+        pass
+    return context.vars["result"]
 
 
 @lru_cache(maxsize=4096)

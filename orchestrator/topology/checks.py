@@ -24,6 +24,8 @@ __all__ = ["Checks", "ask_for_ports"]
 _OF_NODE = frozenset({*MAGIC, "nics", "here"})
 """What makes the outcome differ between placements that have the same inputs."""
 
+_OF_SITE = frozenset({"networks", "nodes", "placed", "outputs"})
+
 
 class _UnknownError(Exception):
     """The expression asked for something that is not known yet."""
@@ -54,6 +56,7 @@ class Checks:
         self._known = Known(spec, catalog, placements)
         self._places = Places(spec)
         self._answers: dict[tuple[str, int, int], str | None] = {}
+        self._holding: dict[tuple[object, ...], bool] = {}
         self._broken: dict[tuple[str, int], Problem] = {}
 
     def problems(self) -> list[Problem]:
@@ -89,13 +92,22 @@ class Checks:
         names = expressions.names(check.that)
         try:
             values = scope.values(names)
-            return None if evaluate(check.that, values) else scope.text(check.message)
+            return None if self._holds(placement.role, index, check, values) else scope.text(check.message)
         except _UnknownError:
             return None
         except EvaluationError as error:
             if names <= values.keys():  # else it is about an option that has no value
                 self._broken.setdefault((placement.role, index), _cannot(placement, check, error))
             return None
+
+    def _holds(self, role: str, index: int, check: Check, values: Mapping[str, Json]) -> bool:
+        """Evaluate a check once for equal values; what it knows of the whole site is the same for all."""
+        if "here" in values:
+            return bool(evaluate(check.that, values))
+        key = (role, index, *((name, repr(value)) for name, value in values.items() if name not in _OF_SITE))
+        if key not in self._holding:
+            self._holding[key] = bool(evaluate(check.that, values))
+        return self._holding[key]
 
     def _problem(self, fault: _Fault, nodes: list[str]) -> Problem:
         check = self._catalog[fault.role].checks[fault.check]
