@@ -339,7 +339,7 @@ class Wire:
     capability: str = ""
     output: str = ""
     collect: str = "one"  # or "list"
-    site: str = ""  # "hosts" or "providers"
+    site: str = ""  # "hosts", "providers" or "peers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,9 @@ class WireModel(Model):
     )
     output: Name | None = Field(default=None, description="Output of the provider.")
     collect: Literal["one", "list"] = Field(default="one", description="The first provider's value, or a list of all.")
-    site: Literal["hosts", "providers"] | None = Field(default=None, description="A map from node name to address.")
+    site: Literal["hosts", "providers", "peers"] | None = Field(
+        default=None, description="A map from node name to address."
+    )
 
 
 class OutputModel(Model):

@@ -6,7 +6,7 @@ Placements with the same values share one mapping, so that 100,000 placements co
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from orchestrator.catalog import check_value
@@ -38,7 +38,7 @@ class Inputs:
         self._base: dict[tuple[str, tuple[str, ...]], tuple[Mapping[str, Value], frozenset[str]]] = {}
         self._shared: dict[tuple[object, ...], Mapping[str, Value]] = {}
         self._missing: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self._site_facts: dict[str, Mapping[str, str]] = {}
+        self._site_facts: dict[tuple[str, str], Mapping[str, str]] = {}
 
     def of(self, pair: Pair) -> Mapping[str, Value]:
         """Return the inputs of a placement."""
@@ -143,16 +143,19 @@ class Inputs:
             if name in base:
                 continue  # the site's own word wins
             if wire.site:
-                wired[name] = self._site_fact(wire.site)
+                wired[name] = self._site_fact(wire.site, pair.role)
             elif (value := self._output(pair, contract, wire)) is not None:
                 wired[name] = value
         return wired
 
-    def _site_fact(self, name: str) -> Mapping[str, str]:
-        if name not in self._site_facts:
-            chosen = self._binder.crossing() if name == "providers" else self._spec.nodes
-            self._site_facts[name] = {node: self._spec.nodes[node].address for node in sorted(chosen)}
-        return self._site_facts[name]
+    def _site_fact(self, name: str, role: str) -> Mapping[str, str]:
+        key = (name, role if name == "peers" else "")
+        if key not in self._site_facts:
+            nodes: Iterable[str] = self._spec.nodes
+            if name != "hosts":
+                nodes = self._binder.role_nodes[role] if name == "peers" else self._binder.crossing()
+            self._site_facts[key] = {node: self._spec.nodes[node].address for node in sorted(nodes)}
+        return self._site_facts[key]
 
     def _output(self, pair: Pair, contract: Contract, wire: Wire) -> Value | None:
         requirement = next(

@@ -215,6 +215,18 @@ def test_site_providers_are_the_nodes_that_others_may_be_bound_to():
     assert resolve(spec, contracts).placements["names@kvm-1"].inputs["names_hosts"] == {"ctl-1": "10.0.0.1"}
 
 
+def test_site_peers_are_the_nodes_with_the_same_role():
+    """Each role sees its own members, and all of them see the same map."""
+    contracts = catalog(
+        role("db", inputs={"db_members": Wire(site="peers")}), role("mq", inputs={"mq_members": Wire(site="peers")})
+    )
+    found = resolve(
+        site({"dbs": ["db"], "mqs": ["mq"]}, {"a": ["dbs"], "b": ["dbs", "mqs"], "c": ["mqs"]}), contracts
+    ).placements
+    members = {step: list(placement.inputs[f"{placement.role}_members"]) for step, placement in found.items()}
+    assert members == {"db@a": ["a", "b"], "db@b": ["a", "b"], "mq@b": ["b", "c"], "mq@c": ["b", "c"]}
+
+
 def test_a_mistyped_option_is_a_warning():
     found = small_topology(variables={"all": {"agent_sice": 3}})
     assert [p.code for p in found.problems] == ["topology.unknown-option"]
