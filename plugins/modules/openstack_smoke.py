@@ -1,14 +1,14 @@
 #!/usr/bin/python
 # Copyright: the Halligan authors
 # Apache License 2.0 (see LICENSE)
-"""Prove with real requests that identity, image and placement services work together."""
+"""Prove with real requests that the services of a cloud work together."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,21 +16,26 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.openstack_api import (
     AUTH_SPEC,
-    ApiError,
     HttpTransport,
     Session,
     Transport,
-    UnreachableError,
     issue_token,
     url_join,
 )
+from ansible.module_utils.openstack_cloud import Cloud
+from ansible.module_utils.openstack_probes import CloudProbes
+from ansible.module_utils.probe_graph import Probe, ProbeError, run, verdict
 
 DOCUMENTATION = r"""
 module: openstack_smoke
-short_description: Prove with real requests that identity, image and placement services work together
+short_description: Prove with real requests that the services of a cloud work together
 description:
   - Issues a token, reads the catalogue, asks each endpoint for its version document, carries an image there and back
-    and asks the placement service for its resource providers. Every probe has its own verdict.
+    and asks the placement service for its resource providers.
+  - With O(server_image), in a cloud that has compute and network services, it starts a server in a network of its own,
+    reads its console, logs in over the router's namespace and a floating IP, attaches a volume and opens its screen.
+    It makes a stack and an object where these services are.
+  - Every probe has its own verdict. One that needs a failed one is skipped.
   - What it creates it deletes, also after a failed probe. Images that an interrupted run left behind are deleted when
     they are older than an hour.
   - It leaves nothing changed, so C(changed) is always false.
@@ -84,6 +89,47 @@ options:
     description: Seconds to wait for one answer, and for the image to become active.
     type: int
     default: 60
+  server_image:
+    description: Image of a server that is started and used. Empty for none.
+    type: str
+    default: ""
+  server_user:
+    description: User that the image lets log in with a key.
+    type: str
+    default: probe
+  server_ram:
+    description: Memory of the server in MB.
+    type: int
+    default: 128
+  server_disk:
+    description: Disk of the server in GB.
+    type: int
+    default: 1
+  server_timeout:
+    description: Seconds to wait for each state of a server, volume or stack.
+    type: int
+    default: 300
+  external_network:
+    description: Network for floating IPs. Empty for none, or for one made with O(external_physical_network).
+    type: str
+    default: ""
+  external_physical_network:
+    description: Physical network that a network for floating IPs is made on for the time of the test.
+    type: str
+    default: ""
+  external_cidr:
+    description: Addresses of that network.
+    type: str
+    default: ""
+  external_gateway:
+    description: Router of that network.
+    type: str
+    default: ""
+  external_pools:
+    description: Parts of it that may be given out, each with C(start) and C(end). Empty for all.
+    type: list
+    elements: dict
+    default: []
 attributes:
   check_mode:
     support: full
@@ -117,10 +163,6 @@ seconds:
 INTERFACES = ("admin", "internal", "public")
 TAG = "halligan-smoke"
 LEFTOVER_AGE = timedelta(hours=1)
-
-
-class ProbeError(Exception):
-    """A service works, but not as it must."""
 
 
 def content(size: int) -> bytes:
@@ -171,6 +213,7 @@ class Smoke:
         *,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
+        command: Callable[[Sequence[str]], tuple[int, str, str]] | None = None,
     ) -> None:
         self.report: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
@@ -178,32 +221,56 @@ class Smoke:
         self._options = options
         self._clock = clock
         self._sleep = sleep
+        self._command = command
         self._urls: dict[str, dict[str, str]] = {}
         self._session: Session | None = None
 
     def run(self, *, write: bool) -> str:
         """Return the verdict. Without a token or a catalogue the rest cannot be asked."""
-        if self._probe("token", self._token, must_answer=write) and self._probe("catalogue", self._catalogue):
-            self._probe("versions", self._versions)
-            self._probe("image", self._image if write else self._image_list)
-            self._probe("placement", self._placement)
-        words = {line.partition(":")[0] for line in self.report.values()}
-        verdict = next(word for word in ("failed", "unknown", "ok") if word in words)
-        self.report = {"verdict": verdict, **self.report}
-        return verdict
+        apis = [
+            Probe("token", self._token, must_answer=write),
+            Probe("catalogue", self._catalogue, ("token",)),
+            Probe("versions", self._versions, ("catalogue",)),
+            Probe("image", self._image if write else self._image_list, ("catalogue",)),
+            Probe("placement", self._placement, ("catalogue",)),
+        ]
+        report, seconds = run(apis, self._clock)
+        self._note(report, seconds)
+        if write and self._command and self.report["catalogue"].startswith("ok"):
+            self._ask_the_cloud(report, self._command)
+        self.report = {"verdict": verdict(self.report), **self.report}
+        return self.report["verdict"]
 
-    def _probe(self, name: str, ask: Callable[[], str], *, must_answer: bool = True) -> bool:
-        start = self._clock()
+    def _note(self, report: Mapping[str, str], seconds: Mapping[str, float]) -> None:
+        self.report.update(report)
+        self.seconds.update(seconds)
+
+    def _ask_the_cloud(
+        self, report: Mapping[str, str], command: Callable[[Sequence[str]], tuple[int, str, str]]
+    ) -> None:
+        """Make the probes that need more than APIs, and take away what they made."""
+        cloud = Cloud(
+            self._api,
+            {kind: found[self._options["interface"]] for kind, found in self._urls.items()},
+            f"{TAG}-{uuid.uuid4().hex[:8]}",
+            clock=self._clock,
+            sleep=self._sleep,
+            timeout_s=self._options["server_timeout"],
+        )
+        beyond = CloudProbes(cloud, self._options, command)
         try:
-            self.report[name] = f"ok: {ask()}"
-        except UnreachableError as error:
-            self.report[name] = f"{'failed' if must_answer else 'unknown'}: {error}"
-        except (ApiError, ProbeError) as error:
-            self.report[name] = f"failed: {error}"
-        except (KeyError, TypeError, ValueError) as error:
-            self.report[name] = f"failed: the answer is not as documented ({type(error).__name__}: {error})"
-        self.seconds[name] = round(self._clock() - start, 2)
-        return self.report[name].startswith("ok")
+            self._note(*run(beyond.probes(), self._clock, report))
+        finally:
+            left = cloud.undo()
+        probe = Probe("clean", lambda: self._clean(beyond, left))
+        self._note(*run([probe], self._clock))
+
+    def _clean(self, beyond: CloudProbes, left: Sequence[str]) -> str:
+        if left:
+            raise ProbeError(f"could not be deleted: {'; '.join(left)}")
+        if still := beyond.leftovers():
+            raise ProbeError(f"of the deleted server there are still {still}")
+        return "everything that was made is gone"
 
     @property
     def _api(self) -> Session:
@@ -312,10 +379,26 @@ def main() -> None:
             "interface": {"type": "str", "choices": ["public", "internal", "admin"], "default": "internal"},
             "image_size": {"type": "int", "default": 4194304},
             "timeout": {"type": "int", "default": 60},
+            "server_image": {"type": "str", "default": ""},
+            "server_user": {"type": "str", "default": "probe"},
+            "server_ram": {"type": "int", "default": 128},
+            "server_disk": {"type": "int", "default": 1},
+            "server_timeout": {"type": "int", "default": 300},
+            "external_network": {"type": "str", "default": ""},
+            "external_physical_network": {"type": "str", "default": ""},
+            "external_cidr": {"type": "str", "default": ""},
+            "external_gateway": {"type": "str", "default": ""},
+            "external_pools": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,
     )
-    smoke = Smoke(HttpTransport(module.params["timeout"]), module.params, clock=time.time, sleep=time.sleep)
+    smoke = Smoke(
+        HttpTransport(module.params["timeout"]),
+        module.params,
+        clock=time.time,
+        sleep=time.sleep,
+        command=lambda words: module.run_command(list(words)),
+    )
     verdict = smoke.run(write=not module.check_mode)
     result = {"changed": False, "report": smoke.report, "seconds": smoke.seconds}
     if verdict == "unknown":
