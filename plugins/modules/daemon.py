@@ -144,7 +144,7 @@ def quoted(word: str) -> str:
 
 def wanted_files(unit: str, options: Mapping[str, Any]) -> list[File]:
     """Return the files that the options ask for, the drop-in last."""
-    note = f"Written by Halligan (for {unit}); changes made here are lost."
+    note = "Written by Halligan; changes made here are lost."
     files = [
         File(
             path=Path(one["path"]),
