@@ -19,7 +19,8 @@ groups:
     roles: [base, names]
   controller:
     roles: [mariadb, rabbitmq, memcached, keystone, glance, placement, nova_api, nova_cell, nova_discover,
-            nova_scheduler, nova_conductor, nova_novncproxy, neutron_server, heat, images_linux]
+            nova_scheduler, nova_conductor, nova_novncproxy, neutron_server, heat, images_linux,
+            smoke]
     vars: {{{controller}}}
   compute:
     roles: [nova_compute_kvm, neutron_ovs_agent]
@@ -60,20 +61,28 @@ def test_a_sound_cloud_is_not_refused():
 @pytest.mark.parametrize(
     ("controller", "compute", "place", "words"),
     [
-        ('neutron_server_vlan_ranges: ["p:100:199", "p:150:300"]', "", "10:12", "overlap: p:100:199 and p:150:300"),
-        ('neutron_server_vlan_ranges: ["p:100-199"]', "", "10:12", "not a physical network with VLANs: p:100-199"),
-        ("neutron_server_tenant_network_types: [vlan]", "", "10:12", "none are set aside"),
-        ("neutron_server_tenant_network_types: [geneve]", "", "10:12", "cannot get networks of type geneve"),
-        ("neutron_server_vni_range: 1-99", "", "10:12", "1-99 is not a range"),
-        ("neutron_server_mechanism_drivers: [linuxbridge]", "", "11:3", "the networking service has only linuxbridge"),
-        ("", "neutron_ovs_agent_tunnel_types: []", "13:12", "cmp-[1:2]: no tunnels for what projects get, vxlan"),
-        ("", "neutron_ovs_agent_local_ip: 10.2.0.1", "13:12", "10.2.0.1 is in no network of the site"),
-        ("", "nova_compute_kvm_vnc_address: 10.2.0.1", "13:12", "10.2.0.1 is in no network of the site"),
-        ("nova_api_metadata_port: 8774", "", "10:12", "cannot both have port 8774"),
-        ("heat_cfn_port: 8004", "", "10:12", "cannot both have port 8004"),
-        ("images_linux_images: [{name: a, disk_format: vhdx}]", "", "10:12", "only Hyper-V runs vhd and vhdx"),
-        ("images_linux_images: [{name: a}, {name: b}, {name: a}]", "", "10:12", "the same name twice: a"),
-        ("nova_cell_name: cell0", "", "10:12", "cell0 is Nova's own"),
+        ('neutron_server_vlan_ranges: ["p:100:199", "p:150:300"]', "", "11:12", "overlap: p:100:199 and p:150:300"),
+        ('neutron_server_vlan_ranges: ["p:100-199"]', "", "11:12", "not a physical network with VLANs: p:100-199"),
+        ("neutron_server_tenant_network_types: [vlan]", "", "11:12", "none are set aside"),
+        ("neutron_server_tenant_network_types: [geneve]", "", "11:12", "cannot get networks of type geneve"),
+        ("neutron_server_vni_range: 1-99", "", "11:12", "1-99 is not a range"),
+        ("neutron_server_mechanism_drivers: [linuxbridge]", "", "12:3", "the networking service has only linuxbridge"),
+        ("", "neutron_ovs_agent_tunnel_types: []", "14:12", "cmp-[1:2]: no tunnels for what projects get, vxlan"),
+        ("", "neutron_ovs_agent_local_ip: 10.2.0.1", "14:12", "10.2.0.1 is in no network of the site"),
+        ("", "nova_compute_kvm_vnc_address: 10.2.0.1", "14:12", "10.2.0.1 is in no network of the site"),
+        ("nova_api_metadata_port: 8774", "", "11:12", "cannot both have port 8774"),
+        ("smoke_external_cidr: 203.0.113.1/24", "", "11:12", "203.0.113.1/24 is no network"),
+        ("smoke_external_cidr: 203.0.113.0/24, smoke_external_gateway: 203.0.114.1", "", "11:49", "not in the network"),
+        (
+            "smoke_external_cidr: 203.0.113.0/24, smoke_external_pools: [{start: 203.0.113.9, end: 203.0.114.1}]",
+            "",
+            "11:49",
+            "a pool of floating addresses leaves the network 203.0.113.0/24",
+        ),
+        ("heat_cfn_port: 8004", "", "11:12", "cannot both have port 8004"),
+        ("images_linux_images: [{name: a, disk_format: vhdx}]", "", "11:12", "only Hyper-V runs vhd and vhdx"),
+        ("images_linux_images: [{name: a}, {name: b}, {name: a}]", "", "11:12", "the same name twice: a"),
+        ("nova_cell_name: cell0", "", "11:12", "cell0 is Nova's own"),
     ],
 )
 def test_a_mistake_is_refused_where_it_is_made(controller, compute, place, words):
@@ -86,7 +95,7 @@ def test_one_identity_and_one_region():
     more = "  ctl-2: {roles: [keystone], address: 10.1.0.12, vars: {keystone_region: two}}"
     said = dict(refused(more=more))
     column = more.index("keystone_region") + 1
-    assert "on ctl-2: the site has one region, not regionOne, two" in said[f"cluster.yml:17:{column}"]
+    assert "on ctl-2: the site has one region, not regionOne, two" in said[f"cluster.yml:18:{column}"]
     several = "several addresses of the one identity service: http://10.1.0.11:5000/v3, http://10.1.0.12:5000/v3"
     assert any(several in summary for summary in said.values())
     proxied = refused(
@@ -107,5 +116,5 @@ def test_a_port_that_the_hardware_does_not_have():
     ((where, summary),) = refused(
         compute=bridges, nics={"cmp-1": frozenset({"eno1", "eno2"}), "cmp-2": frozenset({"eno9"})}
     )
-    assert where == "cluster.yml:13:12"
+    assert where == "cluster.yml:14:12"
     assert "neutron_ovs_agent on cmp-1: cmp-1 has only the ports eno1, eno2" in summary
