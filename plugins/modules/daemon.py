@@ -190,6 +190,12 @@ def write(file: File) -> None:
         raise
 
 
+def hand_over(file: File) -> None:
+    """Give a file its owner and mode. It stays as old as its content: nobody has to read it again."""
+    os.chown(file.path, pwd.getpwnam(file.owner).pw_uid, grp.getgrnam(file.group).gr_gid)
+    file.path.chmod(file.mode)
+
+
 def newer(paths: Iterable[Path], start: float) -> list[str]:
     """Return the files that changed since a process started."""
     return sorted(str(path) for path in paths if path.exists() and path.stat().st_mtime > start)
@@ -245,8 +251,8 @@ def _written(module: AnsibleModule, files: list[File]) -> tuple[list[str], list[
     """Write what differs; return what was done, and the files whose content was another."""
     stale = {file: what for file in files if (what := differs(file))}
     if not module.check_mode:
-        for file in stale:
-            write(file)
+        for file, what in stale.items():
+            (write if what == "content" else hand_over)(file)
     did = [f"wrote {file.path}" if file.content else f"removed {file.path}" for file in stale]
     return did, [file for file, what in stale.items() if what == "content"]
 
@@ -275,7 +281,8 @@ def drop(module: AnsibleModule, service: Service) -> list[str]:
     """Stop and disable the service and remove what was written for it."""
     unit, did = module.params["unit"], []
     told = service.properties()
-    running = told.get("ActiveState") == "active" or told.get("UnitFileState") == "enabled"
+    # A service that systemd is just about to start once more is not "active", and would be back.
+    running = told.get("ActiveState") not in ("inactive", "failed") or told.get("UnitFileState") == "enabled"
     if told.get("LoadState") == "loaded" and running:
         did.append("stopped and disabled")
         service.call("disable", "--quiet", "--now", unit)
