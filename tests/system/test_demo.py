@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.shell import REPO, halligan, run
+from support.site import on
 
 from orchestrator.lab import REQUIRED_COMMANDS
 
@@ -32,26 +33,6 @@ def site(tmp_path_factory):
     shutil.copytree(REPO / "inventories/lab", folder, ignore=shutil.ignore_patterns(".*", "secrets.yml"))
     yield folder
     halligan("lab", "down", folder)
-
-
-def on(node, site, *command):
-    """Run a command on a node as root, the way an operator would who changes something by hand."""
-    config = run(sys.executable, "-c", SSH_CONFIG, site).stdout
-    file = site / "ssh.conf"
-    file.write_text(config)
-    return run("ssh", "-F", file, node, "sudo", *command)
-
-
-SSH_CONFIG = """
-import sys
-from orchestrator.lab import connection
-from orchestrator.service import open_site
-lab = open_site(sys.argv[1]).lab()
-link = connection(lab)
-for node in lab.nodes:
-    print(f"Host {node.name}\\n  HostName {node.address}\\n  User {link.user}\\n  IdentityFile {link.private_key}")
-    print(f"  UserKnownHostsFile {link.known_hosts}\\n  ProxyCommand {link.proxy_command}")
-"""
 
 
 def test_make_demo_ends_with_the_proof(site):
