@@ -20,7 +20,7 @@ groups:
   controller:
     roles: [mariadb, rabbitmq, memcached, keystone, glance, placement, nova_api, nova_cell, nova_discover,
             nova_scheduler, nova_conductor, nova_novncproxy, neutron_server, heat, images_linux,
-            smoke]
+            smoke, cinder_api, cinder_scheduler]
     vars: {{{controller}}}
   compute:
     roles: [nova_compute_kvm, neutron_ovs_agent]
@@ -50,7 +50,12 @@ def problems(controller="", compute="", more="", **known):
 def refused(*args, **more):
     """Return what the checks of roles say, as (place, message)."""
     found = problems(*args, **more)
-    assert {p.code for p in found} <= {"topology.check", "topology.missing-secret", "topology.cardinality"}
+    assert {p.code for p in found} <= {
+        "topology.check",
+        "topology.missing-secret",
+        "topology.missing-input",
+        "topology.cardinality",
+    }
     return [(str(p.where), p.summary) for p in found if p.code == "topology.check"]
 
 
@@ -103,6 +108,18 @@ def test_one_identity_and_one_region():
         more=more.replace("two}", "regionOne, keystone_advertised_address: 10.1.0.10}"),
     )
     assert proxied == []
+
+
+def test_each_backend_for_volumes_has_its_name():
+    def stores(first, second):
+        lvm = f"roles: [cinder_volume_lvm], address: 10.1.0.31, vars: {{cinder_volume_lvm_backend_name: {first}}}"
+        nfs = f"roles: [cinder_volume_nfs], address: 10.1.0.32, vars: {{cinder_volume_nfs_backend_name: {second}}}"
+        return f"  sto-1: {{{lvm}}}\n  sto-2: {{{nfs}}}"
+
+    assert refused(more=stores("lvm", "nfs")) == []
+    said = refused(more=stores("fast", "fast"))
+    assert [place.split(":")[1] for place, _ in said] == ["18", "19"]
+    assert all("more than one backend of the site is called fast" in summary for _, summary in said)
 
 
 def test_names_of_windows_hosts_are_short():
