@@ -23,9 +23,9 @@ ROLES = (*_EVERYWHERE, *_CONTROLLERS, *(role for roles in _SINGLE.values() for r
 """Every role that a generated site can place."""
 
 _PLACEHOLDERS = {  # role -> options that a site must set; a plan needs some value, and nothing is ever applied
-    "mariadb": ("mariadb_admin_password",),
+    "mariadb": ("mariadb_admin_password", "mariadb_transfer_password"),
     "rabbitmq": ("rabbitmq_erlang_cookie", "rabbitmq_password"),
-    "keystone": ("keystone_admin_password", "keystone_database_password"),
+    "keystone": ("keystone_admin_password", "keystone_database_password", "keystone_key_secret"),
     "glance": ("glance_database_password", "glance_service_password"),
     "placement": ("placement_database_password", "placement_service_password"),
 }
