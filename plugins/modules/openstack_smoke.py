@@ -299,7 +299,7 @@ class Smoke:
 
     def _is_version_document(self, url: str) -> bool:
         # 300: several versions to choose from, as Glance answers.
-        answer = self._api.request("GET", url, expect=(200, 300, 401, 404))
+        answer = self._api.request("GET", url, expect=(200, 300, 400, 401, 404))
         try:
             return answer.status in (200, 300) and has_versions(answer.json())
         except ValueError:

@@ -30,7 +30,7 @@ hostname probe
 tries=0
 until fetch openstack/latest/meta_data.json > /run/meta_data.json && [ -s /run/meta_data.json ]; do
   tries=$((tries + 1))
-  [ "$tries" -ge 20 ] && break
+  [ "$tries" -ge 100 ] && break
   echo "probe: no metadata yet"
   sleep 2
 done
