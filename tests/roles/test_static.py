@@ -60,7 +60,7 @@ def test_variables_carry_the_name_of_the_role(role):
 
 def test_options_are_explained(role):
     """Every option and every output stands in the README and has a description."""
-    said = re.findall(r"`([a-z_*]+)`", (role / "README.md").read_text())
+    said = re.findall(r"`([a-z0-9_*]+)`", (role / "README.md").read_text())
     names = (*options_of(role), *load(role, "meta/contract.yml").get("outputs", {}))
     assert [name for name in names if not any(is_said(name, words) for words in said)] == []
     assert [name for name, option in options_of(role).items() if not option.get("description")] == []

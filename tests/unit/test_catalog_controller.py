@@ -190,7 +190,9 @@ def test_a_contract_says_who_applies_its_role():
 
 def test_the_roles_of_halligan_can_be_carried():
     found = catalog.read(files.read_roles([files.HOME / "roles"]))
-    assert {name: contract.controller for name, contract in found.items() if contract.controller} == {}
+    assert {name for name, contract in found.items() if contract.controller} == {
+        "network_host"
+    }  # it may cut itself off
 
 
 def test_a_change_in_an_included_role_changes_the_digest():
