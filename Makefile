@@ -51,7 +51,8 @@ check: venv lint types unit
 ## test: everything that a newcomer's machine can prove
 test: test-packages venv check lint-ansible
 	$(SUDO) $(BIN)/python -m pytest -n 2 --dist loadfile tests/component tests/bench
-	$(SUDO) $(BIN)/python -m pytest tests/roles tests/system
+	$(SUDO) $(BIN)/python -m pytest -n 2 tests/roles
+	$(SUDO) $(BIN)/python -m pytest tests/system
 
 lint: venv
 	$(BIN)/ruff format --check orchestrator plugins pxe tests
