@@ -22,7 +22,7 @@ from orchestrator.lab import REQUIRED_COMMANDS
 pytestmark = [
     pytest.mark.skipif(
         not os.environ.get("HALLIGAN_CLOUD"),
-        reason="a cloud takes a quarter of an hour, and these tests have not passed as a whole yet: set HALLIGAN_CLOUD=1",
+        reason="a quarter of an hour, and not seen to pass as a whole yet: set HALLIGAN_CLOUD=1",
     ),
     pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
     pytest.mark.skipif(
