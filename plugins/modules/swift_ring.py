@@ -105,7 +105,7 @@ balance:
 
 BALANCED = 5.0  # percent; swift-ring-builder itself advises another rebalance above it
 EMPTIED = 999.99  # for a device that shall have nothing and has something, as Swift says it
-LEFT_AS_IS, FAILED = 1, 2  # exit codes of swift-ring-builder
+LEFT_AS_IS = 1  # exit code of swift-ring-builder: it had no reason to change the ring, or has a warning
 
 State = Mapping[str, Any]
 Device = Mapping[str, Any]
@@ -192,6 +192,12 @@ def due(state: State, now: float) -> bool:
     return balance(state) > BALANCED and may_move(state, now)
 
 
+def copies_changed(state: State) -> bool:
+    """Tell whether the ring has another number of copies than the builder. Fewer move nothing, so it is not saved."""
+    rows = len(state["_replica2part2dev"] or [])
+    return bool(rows) and rows != state["replicas"]
+
+
 def read(builder: Path) -> dict[str, Any] | None:
     """Read a builder file: a pickled dictionary of plain values, written by root for root."""
     if not builder.exists():
@@ -239,7 +245,7 @@ def keep(module: AnsibleModule, folder: Path) -> dict[str, Any]:
         work.run(*words)
     reached = read(work.builder)
     if reached is not None and due(reached, time.time()):
-        work.run("rebalance", "--seed", options["seed"])
+        work.run("rebalance", "--seed", options["seed"], *(["--force"] if copies_changed(reached) else []))
     if not work.ring.exists():
         work.run("write_ring")
     if not same(work.ring, ring_of(builder)):

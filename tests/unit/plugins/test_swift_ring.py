@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from plugins.modules.swift_ring import UnwantedError, balance, due, steps
+from plugins.modules.swift_ring import UnwantedError, balance, copies_changed, due, steps
 
 NOW = 1_000_000
 HOUR = 3600
@@ -121,3 +121,11 @@ def test_balance_is_the_worst_devices(parts, weights, percent):
 def test_rebalances_when_it_is_due(others, expected):
     """After a change, and when the last time left something undone that may be done now."""
     assert due(state(device(), device(name="d2"), **others), NOW) is expected
+
+
+def test_another_number_of_copies_is_saved_in_any_case():
+    """Fewer copies move no partition, and Swift would not save the ring."""
+    two = {"_replica2part2dev": [array("H", (0, 0, 1, 1)), array("H", (1, 1, 0, 0))]}
+    assert copies_changed(state(device(), replicas=1.0, **two))
+    assert not copies_changed(state(device(), replicas=2.0, **two))
+    assert not copies_changed(state(device()))
