@@ -261,10 +261,15 @@ class CloudProbes:
         return str(self._cloud.post("compute", path, {"os-getConsoleOutput": {"length": 400}})["output"])
 
     def _ssh(self) -> str:
-        space = f"qrouter-{self._router}"
-        if space not in self._run(["ip", "netns", "list"])[1]:
+        before = self._in_router()
+        if not before:
             raise SkipError("the router is not on this node; place smoke on a network node to have this asked")
-        return self._log_in(["ip", "netns", "exec", space], self._address())
+        return self._log_in(before, self._address())
+
+    def _in_router(self) -> list[str]:
+        """Return what to put before a command so that it runs in the router's namespace; nothing if it is elsewhere."""
+        space = f"qrouter-{self._router}"
+        return ["ip", "netns", "exec", space] if space in self._run(["ip", "netns", "list"])[1] else []
 
     def _log_in(self, before: Sequence[str], address: str) -> str:
         """Log in with the key and let the server tell its name."""
@@ -303,7 +308,6 @@ class CloudProbes:
     def _volume(self) -> str:
         cloud = self._cloud
         volume = cloud.make("volumev3", "volumes", {"volume": {"name": cloud.name, "size": 1}})
-        cloud.later("volume's end", lambda: None)
         path = f"volumes/{volume['id']}"
 
         def status() -> Any:
@@ -323,10 +327,9 @@ class CloudProbes:
         return f"1 GB attached as {attached['device']}{seen}, detached, deleted"
 
     def _seen_by_server(self, device: str) -> str:
-        space = f"qrouter-{self._router}"
-        if space not in self._run(["ip", "netns", "list"])[1]:
+        before = self._in_router()
+        if not before:
             return ""
-        before = ["ip", "netns", "exec", space]
 
         def there() -> bool:
             return f" {device}\n" in self._ssh_run(before, self._address(), "cat /proc/partitions")[1]
