@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
-__all__ = ["parse_properties", "started_at"]
+__all__ = ["newer_files", "parse_properties", "started_at"]
 
 
 def parse_properties(output: str) -> dict[str, str]:
@@ -21,3 +22,10 @@ def started_at(properties: Mapping[str, str]) -> float | None:
     # As printed with --timestamp=us+utc: "Sat 2025-11-22 18:36:11.123456 UTC". The weekday depends on the locale.
     told = datetime.strptime(moment.split(" ", 1)[1], "%Y-%m-%d %H:%M:%S.%f UTC")
     return told.replace(tzinfo=UTC).timestamp()
+
+
+def newer_files(names: Iterable[str | Path], start: float | None) -> list[str]:
+    """Return the files that changed since a process started; none where it does not run. Missing files are ignored."""
+    if start is None:
+        return []
+    return sorted(str(name) for name in names if Path(name).exists() and Path(name).stat().st_mtime > start)

@@ -11,13 +11,13 @@ import os
 import pwd
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.unit_state import parse_properties, started_at
+from ansible.module_utils.unit_state import newer_files, parse_properties, started_at
 
 DOCUMENTATION = r"""
 module: daemon
@@ -196,11 +196,6 @@ def hand_over(file: File) -> None:
     file.path.chmod(file.mode)
 
 
-def newer(paths: Iterable[Path], start: float) -> list[str]:
-    """Return the files that changed since a process started."""
-    return sorted(str(path) for path in paths if path.exists() and path.stat().st_mtime > start)
-
-
 class Service:
     """One unit, as systemctl tells of it and changes it."""
 
@@ -270,7 +265,7 @@ def keep(module: AnsibleModule, service: Service) -> list[str]:
         service.call("enable", "--quiet", unit)
     start = started_at(told)
     watched = [*(file.path for file in files), *map(Path, module.params["watch"])]
-    if start is None or rewritten or newer(watched, start):
+    if start is None or rewritten or newer_files(watched, start):
         did.append("started" if start is None else "restarted")
         service.call("restart", unit)
         service.stays()

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.unit_state import parse_properties, started_at
+from ansible.module_utils.unit_state import newer_files, parse_properties, started_at
 
 DOCUMENTATION = r"""
 module: unit_stale
@@ -51,12 +48,6 @@ newer:
   elements: str
   returned: always
 """
-
-
-def newer_files(names: Iterable[str], start: float | None) -> list[str]:
-    if start is None:
-        return []
-    return sorted(name for name in names if Path(name).exists() and Path(name).stat().st_mtime > start)
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.unit_state import newer_files
 
 from plugins.modules import daemon
-from plugins.modules.daemon import File, Service, differs, drop, drop_in, ini, keep, newer, put, quoted, write
+from plugins.modules.daemon import File, Service, differs, drop, drop_in, ini, keep, put, quoted, write
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -146,7 +147,7 @@ def test_files_that_changed_since_the_start_are_newer(tmp_path: Path) -> None:
     for name, when in (("old", 99), ("new", 101)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (when, when))
-    assert newer([tmp_path / "old", tmp_path / "new", tmp_path / "missing"], 100) == [str(tmp_path / "new")]
+    assert newer_files([tmp_path / "old", tmp_path / "new", tmp_path / "missing"], 100) == [str(tmp_path / "new")]
 
 
 def test_a_new_service_is_enabled_and_started_and_then_left_alone(tmp_path: Path, units: Path) -> None:

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.unit_state import parse_properties, started_at
-
-from plugins.modules.unit_stale import newer_files
+from ansible.module_utils.unit_state import newer_files, parse_properties, started_at
 
 RUNNING = "ActiveState=active\nExecMainStartTimestamp=Sat 2025-11-22 18:36:11.250000 UTC\n"
 START = 1763836571.25
